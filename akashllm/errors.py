@@ -1,0 +1,204 @@
+"""Every error a person can meet, in one tree.
+
+::
+
+    AkashllmError                    exit 1
+    ├── UsageError                   exit 2   the command line or a file says something impossible
+    │   ├── BadName                           a model, deployment or image name is malformed
+    │   ├── UnknownModel                      no catalogue entry, file or repository of that name
+    │   ├── DoesNotFit                        no GPU on the market holds the request
+    │   ├── BadSdl                            an SDL breaks a rule (carries the findings)
+    │   └── MissingExtra                      an optional dependency is not installed
+    ├── Unreachable                  exit 3   nobody answers at that address
+    ├── CheckFailed                  exit 1   a smoke test or a drift check found a broken promise
+    ├── StateError                   exit 4   the record of deployments is unreadable, newer or locked
+    │   └── NoSuchDeployment                  no deployment has that name, dseq or prefix
+    ├── MarketError                  exit 5   a market or a provider refused or failed
+    └── ServiceError                 HTTP     what the service answers (see `http_status`)
+        ├── BadRequest               400
+        │   ├── ContextOverflow      400      prompt and context sizes are both in the message
+        │   └── Unsupported          400      this model or engine cannot do that
+        ├── Unauthorized             401
+        ├── Forbidden                403
+        ├── ModelNotFound            404
+        ├── TooLarge                 413
+        ├── Busy                     503      queue full or still loading, with `retry_after`
+        ├── EngineFailed             503      the engine cannot be started; says why
+        └── EngineDied               500      the engine stopped while the request was running
+
+Each class carries `exit_code` (for the command line), `http_status` (None where it never leaves the
+service) and each instance a `hint`: what to do next, in one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class AkashllmError(Exception):
+    """The root. `str(error)` is one sentence for a person; `hint` says what to do next."""
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(AkashllmError):
+    """The command line, or a file it names, asks for something impossible."""
+
+    exit_code = 2
+
+
+class BadName(UsageError):
+    """A name is malformed. The message never says whether a file of that name exists."""
+
+
+class UnknownModel(UsageError):
+    """No catalogue entry, file or repository has that name."""
+
+
+class DoesNotFit(UsageError):
+    """The model does not fit the GPUs that were asked for, or any on the market."""
+
+
+class BadSdl(UsageError):
+    """An SDL breaks one or more rules; `findings` lists each as 'line N: what, how to mend it'."""
+
+    def __init__(self, message: str, findings: Sequence[str] = (), *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.findings = tuple(findings)
+
+
+class MissingExtra(UsageError):
+    """An optional part is not installed; the hint is the pip command that installs it."""
+
+
+class Unreachable(AkashllmError):
+    """Nobody answers at that address."""
+
+    exit_code = 3
+
+
+class CheckFailed(AkashllmError):
+    """A smoke test or a drift check found a promise that does not hold."""
+
+
+class StateError(AkashllmError):
+    """The record of deployments is unreadable, from a newer version, or locked."""
+
+    exit_code = 4
+
+
+class NoSuchDeployment(StateError):
+    """No deployment has that name, dseq or unambiguous prefix."""
+
+
+class MarketError(AkashllmError):
+    """A market or a provider refused, failed, or cannot be used from here."""
+
+    exit_code = 5
+
+
+class ServiceError(AkashllmError):
+    """What the service answers over HTTP.
+
+    `code` and `param` are OpenAI's machine-readable fields; Ollama's dialect shows the message only.
+    """
+
+    http_status: ClassVar[int | None] = 500
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code if code is not None else type(self).code
+        self.param = param
+        self.retry_after = retry_after
+
+
+class BadRequest(ServiceError):
+    """The request is malformed or outside a named limit."""
+
+    http_status = 400
+
+
+class ContextOverflow(BadRequest):
+    """The prompt does not fit the context window. Both counts are in tokens."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt_tokens: int, context: int, *, param: str | None = None) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and the context window of this model is "
+            f"{context} tokens: shorten the prompt, or serve the model with a larger context",
+            param=param,
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context = context
+
+
+class Unsupported(BadRequest):
+    """This model or this engine cannot do what was asked."""
+
+    code = "unsupported_parameter"
+
+
+class Unauthorized(ServiceError):
+    """No key, or a wrong one. Both read the same."""
+
+    http_status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(ServiceError):
+    """The key is fine, the operation is not allowed on this service."""
+
+    http_status = 403
+    code = "forbidden"
+
+
+class ModelNotFound(ServiceError):
+    """A model was named that this service does not serve."""
+
+    http_status = 404
+    code = "model_not_found"
+
+
+class TooLarge(ServiceError):
+    """The body is larger than the service reads."""
+
+    http_status = 413
+    code = "request_too_large"
+
+
+class Busy(ServiceError):
+    """Not now: the queue is full or the model is still loading. `retry_after` is in seconds."""
+
+    http_status = 503
+    code = "server_busy"
+
+
+class EngineFailed(ServiceError):
+    """The engine cannot be started; the message is the reason."""
+
+    http_status = 503
+    code = "engine_failed"
+
+
+class EngineDied(ServiceError):
+    """The engine stopped while this request was running; it is being restarted."""
+
+    http_status = 500
+    code = "engine_died"

@@ -1,0 +1,322 @@
+"""The neutral words between the dialects and the engines.
+
+A dialect (`wire`) turns its request into one of these; an engine turns it into `Event`s; the dialect turns
+those back. Nothing here knows Ollama, OpenAI or any engine. The types are msgspec structs because the same
+objects cross the pipe between the service and an engine's child process.
+
+Units: durations are nanoseconds, token counts are tokens, log probabilities are natural logarithms.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the immutable words."""
+
+
+# --- what is asked -------------------------------------------------------------------------------------
+
+
+class Image(Frozen):
+    """One image, decoded from base64. `media_type` is what the magic bytes say."""
+
+    media_type: str
+    data: bytes
+
+
+class ToolCall(Frozen):
+    """A call the model makes. `arguments` is JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(Frozen):
+    """One message of a chat. `role` is lower case: system, developer, user, assistant, tool."""
+
+    role: str
+    content: str = ""
+    thinking: str = ""
+    images: tuple[Image, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Tool(Frozen):
+    """A function the model may call. `parameters` is a JSON Schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+    strict: bool = False
+
+
+class ToolChoice(Frozen):
+    """`named` has a name; the other modes have none."""
+
+    mode: Literal["auto", "none", "required", "named"] = "auto"
+    name: str | None = None
+
+
+class ChatPrompt(Frozen, tag="chat"):
+    """Messages to be rendered with the model's chat template.
+
+    think            None leaves it to the template; a string is an effort (low, medium, high, max).
+    prefix_tokens    tokens put before the rendered prompt (Ollama's `context`).
+    continue_final   the last assistant message is to be continued, not answered.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    think: bool | str | None = None
+    prefix_tokens: tuple[int, ...] = ()
+    continue_final: bool = False
+    drop_oldest: bool = False
+    """Drop the oldest messages (never system ones, never the last) until the prompt fits."""
+
+
+class TextPrompt(Frozen, tag="text"):
+    """Text as it is, special tokens recognised, BOS added if the model wants one."""
+
+    text: str
+
+
+class TokenPrompt(Frozen, tag="tokens"):
+    """Token ids as they are."""
+
+    tokens: tuple[int, ...]
+
+
+class InfillPrompt(Frozen, tag="infill"):
+    """Fill in the middle, between a prefix and a suffix, with the model's own FIM tokens."""
+
+    prefix: str
+    suffix: str
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
+
+
+class Sampling(Frozen):
+    """Every sampler setting, with the value that switches it off as default.
+
+    A dialect fills in its own defaults. temperature 0 is greedy. top_k 0 and top_p 1 are off.
+    repeat_last_n is the window of the penalties in tokens (0 off, -1 the context).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalize_newline: bool = True
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
+
+
+class Constraint(Frozen):
+    """The shape the output must have.
+
+    json_object   any JSON object; `value` unused
+    json_schema   `value` is a JSON Schema as JSON text
+    gbnf          `value` is a grammar in llama.cpp's GBNF
+    lark          `value` is a grammar in llguidance's Lark dialect
+    regex         `value` is a regular expression
+    """
+
+    kind: Literal["json_object", "json_schema", "gbnf", "lark", "regex"]
+    value: str = ""
+
+
+class Generation(Frozen):
+    """One request for text.
+
+    n              choices to produce from the same prompt
+    max_tokens     per choice; None: until the context ends
+    logprobs       None: none; k: each token's log probability and the k most likely alternatives
+    prompt_logprobs  as `logprobs`, for the prompt's tokens (echo)
+    score          each `Finish` carries the sum of its tokens' log probabilities (best_of)
+    want_context   `Done` carries the tokens of prompt and answer (Ollama's `context`)
+    num_keep       tokens kept at the start when the context is shifted
+    shift          shift the context instead of finishing with "length" when it is full
+    stop           strings that end the answer and are not part of it
+    context        the largest context this request may use, in tokens; None: the slot's
+    """
+
+    id: str
+    model: str
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    constraint: Constraint | None = None
+    n: int = 1
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    score: bool = False
+    want_context: bool = False
+    num_keep: int = 4
+    shift: bool = False
+    context: int | None = None
+
+
+class Embedding(Frozen):
+    """Texts or token lists to embed. `truncate` cuts an input at the context instead of refusing it."""
+
+    id: str
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    truncate: bool = True
+    dimensions: int | None = None
+    normalize: bool = True
+
+
+# --- what comes back -----------------------------------------------------------------------------------
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+
+
+class Alternative(Frozen):
+    """A token that could have been chosen. `data` is its bytes, which need not be whole UTF-8."""
+
+    token: int
+    data: bytes
+    logprob: float
+
+
+class TokenLogprob(Frozen):
+    """The token that was chosen, and the most likely ones at that place, best first."""
+
+    token: int
+    data: bytes
+    logprob: float
+    top: tuple[Alternative, ...] = ()
+
+
+class Started(Frozen, tag="started"):
+    """The prompt is known: always the first event. `prompt` is filled when prompt_logprobs was asked."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    prompt: tuple[TokenLogprob, ...] = ()
+
+
+class Delta(Frozen, tag="delta"):
+    """More of choice `index`. Text is whole UTF-8; tool calls are complete; `tokens` counts new tokens."""
+
+    index: int = 0
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Finish(Frozen, tag="finish"):
+    """Choice `index` has ended. `stop` is the stop string that ended it, if one did."""
+
+    index: int = 0
+    reason: FinishReason = "stop"
+    stop: str | None = None
+    score: float | None = None
+
+
+class Usage(Frozen):
+    """Token counts. `completion_tokens` is over all choices; the prompt counts once."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Timings(Frozen):
+    """Nanoseconds. `load` is the wait for the model, `queue` for a slot."""
+
+    load: int = 0
+    queue: int = 0
+    prompt: int = 0
+    decode: int = 0
+
+
+class Done(Frozen, tag="done"):
+    """Always the last event, after a `Finish` for every choice."""
+
+    usage: Usage
+    timings: Timings = Timings()
+    context: tuple[int, ...] = ()
+
+
+Event = Started | Delta | Finish | Done
+
+
+class Embeddings(Frozen):
+    """One vector an input, in order; all of one dimension."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+    timings: Timings = Timings()
+
+
+# --- what a model is -----------------------------------------------------------------------------------
+
+Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking"]
+
+
+class ModelInfo(Frozen):
+    """What an engine knows of the model it has loaded.
+
+    context          tokens one request may use (prompt and answer)
+    train_context    tokens the model was trained for
+    size             bytes of the weights;  memory / vram: bytes the loaded model takes in all / on GPUs
+    metadata         the file's own key-value pairs (GGUF names), arrays left out
+    """
+
+    name: str
+    format: str = "gguf"
+    family: str = ""
+    parameters: int = 0
+    quantization: str = ""
+    context: int = 0
+    train_context: int = 0
+    embedding_length: int = 0
+    vocab_size: int = 0
+    slots: int = 1
+    size: int = 0
+    memory: int = 0
+    vram: int = 0
+    capabilities: tuple[Capability, ...] = ()
+    chat_template: str = ""
+    bos: str = ""
+    eos: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class EngineStats(Frozen):
+    """What the engine is doing now. Tokens and hits are totals since it started."""
+
+    running: int = 0
+    waiting: int = 0
+    slots: int = 0
+    kv_used: int = 0
+    kv_size: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    restarts: int = 0
