@@ -1,0 +1,1 @@
+"""akashllm: from a model's name to a private, verified endpoint on the Akash Network."""

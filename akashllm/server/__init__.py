@@ -1,0 +1,1 @@
+"""What runs in the images: one FastAPI service over any engine. Imports nothing from the command line."""

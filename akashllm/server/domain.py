@@ -14,21 +14,17 @@ from typing import Any, Literal
 import msgspec
 
 
-class Frozen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of the immutable words."""
-
-
 # --- what is asked -------------------------------------------------------------------------------------
 
 
-class Image(Frozen):
+class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One image, decoded from base64. `media_type` is what the magic bytes say."""
 
     media_type: str
     data: bytes
 
 
-class ToolCall(Frozen):
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A call the model makes. `arguments` is JSON text of an object."""
 
     id: str
@@ -36,7 +32,7 @@ class ToolCall(Frozen):
     arguments: str
 
 
-class Message(Frozen):
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a chat. `role` is lower case: system, developer, user, assistant, tool."""
 
     role: str
@@ -48,7 +44,7 @@ class Message(Frozen):
     tool_call_id: str | None = None
 
 
-class Tool(Frozen):
+class Tool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A function the model may call. `parameters` is a JSON Schema of an object."""
 
     name: str
@@ -57,14 +53,14 @@ class Tool(Frozen):
     strict: bool = False
 
 
-class ToolChoice(Frozen):
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`named` has a name; the other modes have none."""
 
     mode: Literal["auto", "none", "required", "named"] = "auto"
     name: str | None = None
 
 
-class ChatPrompt(Frozen, tag="chat"):
+class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="chat"):
     """Messages to be rendered with the model's chat template.
 
     think            None leaves it to the template; a string is an effort (low, medium, high, max).
@@ -83,19 +79,19 @@ class ChatPrompt(Frozen, tag="chat"):
     """Drop the oldest messages (never system ones, never the last) until the prompt fits."""
 
 
-class TextPrompt(Frozen, tag="text"):
+class TextPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="text"):
     """Text as it is, special tokens recognised, BOS added if the model wants one."""
 
     text: str
 
 
-class TokenPrompt(Frozen, tag="tokens"):
+class TokenPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="tokens"):
     """Token ids as they are."""
 
     tokens: tuple[int, ...]
 
 
-class InfillPrompt(Frozen, tag="infill"):
+class InfillPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="infill"):
     """Fill in the middle, between a prefix and a suffix, with the model's own FIM tokens."""
 
     prefix: str
@@ -105,7 +101,7 @@ class InfillPrompt(Frozen, tag="infill"):
 Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
 
 
-class Sampling(Frozen):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Every sampler setting, with the value that switches it off as default.
 
     A dialect fills in its own defaults. temperature 0 is greedy. top_k 0 and top_p 1 are off.
@@ -129,7 +125,7 @@ class Sampling(Frozen):
     seed: int | None = None
 
 
-class Constraint(Frozen):
+class Constraint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The shape the output must have.
 
     json_object   any JSON object; `value` unused
@@ -143,7 +139,7 @@ class Constraint(Frozen):
     value: str = ""
 
 
-class Generation(Frozen):
+class Generation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One request for text.
 
     n              choices to produce from the same prompt
@@ -176,7 +172,7 @@ class Generation(Frozen):
     context: int | None = None
 
 
-class Embedding(Frozen):
+class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Texts or token lists to embed. `truncate` cuts an input at the context instead of refusing it."""
 
     id: str
@@ -192,7 +188,7 @@ class Embedding(Frozen):
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 
 
-class Alternative(Frozen):
+class Alternative(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A token that could have been chosen. `data` is its bytes, which need not be whole UTF-8."""
 
     token: int
@@ -200,7 +196,7 @@ class Alternative(Frozen):
     logprob: float
 
 
-class TokenLogprob(Frozen):
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The token that was chosen, and the most likely ones at that place, best first."""
 
     token: int
@@ -209,7 +205,7 @@ class TokenLogprob(Frozen):
     top: tuple[Alternative, ...] = ()
 
 
-class Started(Frozen, tag="started"):
+class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="started"):
     """The prompt is known: always the first event. `prompt` is filled when prompt_logprobs was asked."""
 
     prompt_tokens: int
@@ -217,7 +213,7 @@ class Started(Frozen, tag="started"):
     prompt: tuple[TokenLogprob, ...] = ()
 
 
-class Delta(Frozen, tag="delta"):
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):
     """More of choice `index`. Text is whole UTF-8; tool calls are complete; `tokens` counts new tokens."""
 
     index: int = 0
@@ -228,7 +224,7 @@ class Delta(Frozen, tag="delta"):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Finish(Frozen, tag="finish"):
+class Finish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="finish"):
     """Choice `index` has ended. `stop` is the stop string that ended it, if one did."""
 
     index: int = 0
@@ -237,7 +233,7 @@ class Finish(Frozen, tag="finish"):
     score: float | None = None
 
 
-class Usage(Frozen):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Token counts. `completion_tokens` is over all choices; the prompt counts once."""
 
     prompt_tokens: int = 0
@@ -245,7 +241,7 @@ class Usage(Frozen):
     cached_tokens: int = 0
 
 
-class Timings(Frozen):
+class Timings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Nanoseconds. `load` is the wait for the model, `queue` for a slot."""
 
     load: int = 0
@@ -254,7 +250,7 @@ class Timings(Frozen):
     decode: int = 0
 
 
-class Done(Frozen, tag="done"):
+class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="done"):
     """Always the last event, after a `Finish` for every choice."""
 
     usage: Usage
@@ -265,7 +261,7 @@ class Done(Frozen, tag="done"):
 Event = Started | Delta | Finish | Done
 
 
-class Embeddings(Frozen):
+class Embeddings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One vector an input, in order; all of one dimension."""
 
     vectors: tuple[tuple[float, ...], ...]
@@ -278,7 +274,7 @@ class Embeddings(Frozen):
 Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking"]
 
 
-class ModelInfo(Frozen):
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an engine knows of the model it has loaded.
 
     context          tokens one request may use (prompt and answer)
@@ -307,7 +303,7 @@ class ModelInfo(Frozen):
     metadata: dict[str, Any] = {}
 
 
-class EngineStats(Frozen):
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the engine is doing now. Tokens and hits are totals since it started."""
 
     running: int = 0
