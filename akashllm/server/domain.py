@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import msgspec
 
-
 # --- what is asked -------------------------------------------------------------------------------------
 
 
