@@ -1,0 +1,4 @@
+# Read by the build of llama-cpp-python right after its project() call. Its own CMakeLists forces llama.cpp's
+# "common" library on, which only the command-line tools use: a normal variable shadows that cache entry, and
+# three quarters of the compile time go away.
+set(LLAMA_BUILD_COMMON OFF)
