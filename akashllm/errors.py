@@ -8,8 +8,10 @@
     │   ├── UnknownModel                      no catalogue entry, file or repository of that name
     │   ├── DoesNotFit                        no GPU on the market holds the request
     │   ├── BadSdl                            an SDL breaks a rule (carries the findings)
+    │   ├── BadModelFile                      a model file's header is malformed or hostile
     │   └── MissingExtra                      an optional dependency is not installed
     ├── Unreachable                  exit 3   nobody answers at that address
+    ├── DigestMismatch               exit 1   a file is not the file that was promised
     ├── CheckFailed                  exit 1   a smoke test or a drift check found a broken promise
     ├── StateError                   exit 4   the record of deployments is unreadable, newer or locked
     │   └── NoSuchDeployment                  no deployment has that name, dseq or prefix
@@ -74,6 +76,10 @@ class BadSdl(UsageError):
         self.findings = tuple(findings)
 
 
+class BadModelFile(UsageError):
+    """A model file's header is malformed, hostile, or of a kind this version does not know."""
+
+
 class MissingExtra(UsageError):
     """An optional part is not installed; the hint is the pip command that installs it."""
 
@@ -82,6 +88,10 @@ class Unreachable(AkashllmError):
     """Nobody answers at that address."""
 
     exit_code = 3
+
+
+class DigestMismatch(AkashllmError):
+    """The bytes that came are not the bytes that were promised: wrong digest or wrong length."""
 
 
 class CheckFailed(AkashllmError):
