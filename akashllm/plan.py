@@ -19,6 +19,8 @@ class DeployRequest:
     concurrency      requests answered at once
     gpu              market names (h100, rtx4090, ...), empty: any that fits
     max_price        US dollars an hour for everything
+    parameters, layers, hidden, heads, kv_heads, head_size, vocab
+                     figures of a model whose files cannot be read
     """
 
     model: str
@@ -37,6 +39,13 @@ class DeployRequest:
     audited: bool = True
     image: str | None = None
     local: bool = False
+    parameters: int | None = None
+    layers: int | None = None
+    hidden: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None
+    vocab: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,121 @@
+"""What the container needs besides GPUs: threads, memory, disk, volume, shared memory, environment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from akashllm.catalog import Model
+from akashllm.plan import DeployRequest, EngineName, ModelSource
+from akashllm.sizing import Need
+from akashllm.sizing.memory import GIB
+
+PORT = 8000
+
+IMAGE_GIB = {"vllm": 20, "llamacpp": 6, "ollama": 8}
+"""What a container of each engine may write outside its volume: caches, logs, compiled kernels."""
+
+SHM_GIB = 10
+"""NCCL and PyTorch pass tensors between the GPUs' processes through /dev/shm, 64 MiB without a volume."""
+
+VOLUME_CLASS = "beta3"
+"""NVMe: the class most providers of GPUs offer, and loading weights is what it is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Sizes of one replica."""
+
+    cpu_units: float
+    ram_gib: int
+    disk_gib: int
+    volume_gib: int
+    volume_class: str | None
+    shm_gib: int
+
+
+def machine_for(need: Need, request: DeployRequest, source: ModelSource, *, gpus: int) -> Machine:
+    """The sizes for a need, rounded up to what people would write."""
+    engine = request.engine
+    weights = need.weights / GIB
+    if gpus:
+        cpu = 4.0 * min(gpus, 4) if engine == "vllm" else 2.0 + 2.0 * gpus
+        # Weights pass through the page cache; half of them in memory keeps loading fast.
+        ram = (12 if engine == "vllm" else 4) + weights / 2
+    else:
+        cpu = 2.0 if weights < 1 else 8.0 if weights < 8 else 16.0
+        ram = 1 + need.total_gib * 1.1
+    stored = source.kind not in {"bundled", "file"}
+    # A download holds its partial file beside the finished ones; a second version fits during an update.
+    store = math.ceil(weights * 1.25) + 2 if stored else 0
+    volume = max(10, _up(store, 5)) if store and request.persistent and not request.local else 0
+    disk = IMAGE_GIB[engine] if gpus or engine == "vllm" else 2
+    return Machine(
+        cpu_units=cpu,
+        ram_gib=max(2, _up(math.ceil(ram), 2)),
+        disk_gib=disk + (0 if volume else store),
+        volume_gib=volume,
+        volume_class=VOLUME_CLASS if volume else None,
+        shm_gib=SHM_GIB if engine == "vllm" and gpus > 1 else 0,
+    )
+
+
+def image_for(request: DeployRequest, version: str, *, gpu: bool) -> str:
+    """The image's name without a registry's host: the builder or the person adds one."""
+    return request.image or f"akashllm/{request.engine}:{version}{'' if gpu else '-cpu'}"
+
+
+def environment(
+    model: Model,
+    source: ModelSource,
+    request: DeployRequest,
+    *,
+    context: int,
+    concurrency: int,
+    quant: str,
+    gpus: int,
+) -> tuple[tuple[str, str], ...]:
+    """The container's variables, sorted; see akashllm/server/settings.py for what each does."""
+    values = {
+        "AKASHLLM_ENGINE": request.engine,
+        "AKASHLLM_MODEL": model.alias,
+        "AKASHLLM_CONTEXT": str(context),
+        "AKASHLLM_CONCURRENCY": str(concurrency),
+        "AKASHLLM_HOST": "0.0.0.0",  # noqa: S104 - inside the container; the key guards it
+        "AKASHLLM_PORT": str(PORT),
+    }
+    weights = weights_url(source, quant)
+    if weights:
+        values["AKASHLLM_WEIGHTS"] = weights
+    if gpus > 1:
+        values["AKASHLLM_GPUS"] = str(gpus)
+    return tuple(sorted(values.items()))
+
+
+def weights_url(source: ModelSource, quant: str) -> str:
+    """Where the container finds the weights, in one string; empty for the bundled model."""
+    if source.kind == "bundled":
+        return ""
+    if source.kind == "file":
+        return source.file
+    if source.kind == "ollama":
+        return source.repository
+    revision = f"@{source.revision}" if source.revision else ""
+    if source.kind == "gguf":
+        what = f"/{source.file}" if source.file else f":{quant}"
+        return f"hf.co/{source.repository}{revision}{what}"
+    return f"hf.co/{source.repository}{revision}"
+
+
+def secrets(source: ModelSource) -> tuple[str, ...]:
+    """Names of the variables that are filled at deploy time."""
+    return ("AKASHLLM_API_KEY", "HF_TOKEN") if source.gated else ("AKASHLLM_API_KEY",)
+
+
+def cpu_engine(engine: EngineName) -> bool:
+    """There is an image of this engine that runs without a GPU."""
+    return engine != "vllm"
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step

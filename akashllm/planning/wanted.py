@@ -1,0 +1,184 @@
+"""From the name in a request to a model whose figures are known: catalogue, outside, or flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from akashllm.catalog import Catalog, Model, Shape, Sources
+from akashllm.errors import UnknownModel, UsageError
+from akashllm.plan import DeployRequest, EngineName, ModelSource
+
+Where = Literal["hub", "file", "ollama"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A model outside the catalogue.
+
+    where       hub (Hugging Face), file (a GGUF on this machine), ollama (its library)
+    name        `org/repo`, a path, or `[namespace/]model`
+    tag         a quantisation for the hub, a tag for Ollama
+    """
+
+    where: Where
+    name: str
+    tag: str = ""
+
+
+Lookup = Callable[[Reference, EngineName], Model]
+"""Reads the figures of a model from its files; `akashllm.catalog.remote.Hub().describe` is one."""
+
+_HUB = re.compile(r"(?:hf\.co|huggingface\.co)/(?P<repo>[^/:]+/[^/:]+)(?::(?P<quant>[^/:]+))?")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_OLLAMA = re.compile(r"(?P<name>(?:[a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*)(?::(?P<tag>[\w.-]+))?", re.IGNORECASE)
+
+
+def parse_reference(name: str, engine: EngineName) -> Reference | None:
+    """What a name outside the catalogue refers to, or None where it can only be a catalogue name."""
+    if name.endswith(".gguf") and (
+        name.startswith(("./", "/")) or "/" not in name or not name.startswith("hf.co/")
+    ):
+        return Reference("file", name)
+    hub = _HUB.fullmatch(name)
+    if hub:
+        return Reference("hub", hub["repo"], hub["quant"] or "")
+    if engine != "ollama" and _REPOSITORY.fullmatch(name):
+        return Reference("hub", name)
+    ollama = _OLLAMA.fullmatch(name)
+    if ollama and engine == "ollama":
+        return Reference("ollama", ollama["name"], ollama["tag"] or "latest")
+    return None
+
+
+def find_model(
+    request: DeployRequest, catalog: Catalog, lookup: Lookup | None
+) -> tuple[Model, Reference | None]:
+    """The model a request names, with every figure that sizing needs; what is not known is asked for."""
+    known = catalog.get(request.model)
+    if known is not None:
+        return known, None
+    reference = parse_reference(request.model, request.engine)
+    if reference is None:
+        near = catalog.suggest(request.model)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`akashllm models` lists what is there"
+        raise UnknownModel(f"no model named {request.model!r} in the catalogue", hint=hint)
+    if given(request):
+        return from_flags(request, reference), reference
+    if lookup is None:
+        near = catalog.suggest(request.model)
+        raise UnknownModel(
+            f"{request.model!r} is not in the catalogue and its files were not read",
+            hint=(f"did you mean {' or '.join(near)}? or " if near else "")
+            + "give --parameters, --layers, --kv-heads, --head-size and --hidden",
+        )
+    return lookup(reference, request.engine), reference
+
+
+_FLAGS = {
+    "parameters": "--parameters",
+    "layers": "--layers",
+    "kv_heads": "--kv-heads",
+    "head_size": "--head-size",
+    "hidden": "--hidden",
+}
+
+
+def given(request: DeployRequest) -> bool:
+    """Any figure of the model stands in the request itself."""
+    return any(getattr(request, name) is not None for name in _FLAGS)
+
+
+def from_flags(request: DeployRequest, reference: Reference) -> Model:
+    """A model from the figures in the request; the ones that cannot be done without are asked for by name."""
+    missing = [flag for name, flag in _FLAGS.items() if getattr(request, name) is None]
+    if missing:
+        raise UsageError(
+            f"the size of {request.model!r} is not known", hint=f"give {', '.join(missing)} as well"
+        )
+    hidden, head_size = request.hidden or 0, request.head_size or 0
+    shape = Shape(
+        layers=request.layers or 0,
+        hidden=hidden,
+        heads=request.heads or max(1, hidden // head_size),
+        kv_heads=request.kv_heads or 0,
+        head_size=head_size,
+        ffn=4 * hidden,
+        # Only the logits' working memory follows from it; the largest vocabulary in use is the safe side.
+        vocab=request.vocab or 262_144,
+        tied=True,
+    )
+    return Model(
+        alias=request.model,
+        title=request.model,
+        family="",
+        shape=shape,
+        parameters=request.parameters or 0,
+        context=request.context or 0,
+        sources=sources_of(reference),
+        facts=(("shape", "given by flags"),),
+    )
+
+
+def sources_of(reference: Reference) -> Sources:
+    """Where the engines find what a reference names."""
+    if reference.where == "hub":
+        return Sources(hf=reference.name, gguf=reference.name, ollama=f"hf.co/{reference.name}")
+    if reference.where == "ollama":
+        return Sources(
+            ollama=reference.name if reference.tag == "latest" else f"{reference.name}:{reference.tag}"
+        )
+    return Sources()
+
+
+def source_for(model: Model, reference: Reference | None, engine: EngineName, quant: str) -> ModelSource:
+    """What the container is told to load, or a `UsageError` that names an engine which can."""
+    base = ModelSource(alias=model.alias, kind="hf", gated=model.gated, licence=model.licence)
+    source = model.sources
+    if reference is not None and reference.where == "file":
+        if engine == "vllm":
+            raise _elsewhere(model, engine, ("llamacpp",))
+        return dataclasses.replace(base, kind="file", file=reference.name)
+    if source.bundled and engine == "llamacpp":
+        return dataclasses.replace(base, kind="bundled", file="tiny-q8_0.gguf")
+    if engine == "llamacpp" and source.gguf:
+        file = source.gguf_file.replace("{quant}", quant)
+        # A GGUF repository is not behind the licence gate of the original.
+        return dataclasses.replace(
+            base, kind="gguf", repository=source.gguf, file=file, revision=source.gguf_revision, gated=False
+        )
+    if engine == "vllm" and source.hf:
+        other = source.repository_for(quant)
+        if other:
+            return dataclasses.replace(base, repository=other, gated=False)
+        return dataclasses.replace(base, repository=source.hf, revision=source.hf_revision)
+    if engine == "ollama" and source.ollama:
+        usual = source.ollama_quant or model.default_quant or "Q4_K_M"
+        if quant.lower() != usual.lower() and source.gguf and not source.ollama.startswith("hf.co/"):
+            return dataclasses.replace(
+                base, kind="ollama", repository=f"hf.co/{source.gguf}:{quant}", gated=False
+            )
+        tag = f":{quant}" if source.ollama.startswith("hf.co/") else ""
+        return dataclasses.replace(base, kind="ollama", repository=source.ollama + tag, gated=False)
+    raise _elsewhere(model, engine, engines_of(model))
+
+
+def engines_of(model: Model) -> tuple[EngineName, ...]:
+    """The engines that have a source for this model."""
+    source = model.sources
+    found: list[EngineName] = []
+    if source.bundled or source.gguf:
+        found.append("llamacpp")
+    if source.ollama:
+        found.append("ollama")
+    if source.hf:
+        found.append("vllm")
+    return tuple(found)
+
+
+def _elsewhere(model: Model, engine: str, others: tuple[str, ...]) -> UsageError:
+    hint = f"use --engine {' or '.join(others)}" if others else "choose another model"
+    return UsageError(f"{engine} has no source for {model.alias}", hint=hint)

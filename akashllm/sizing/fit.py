@@ -1,0 +1,108 @@
+"""Which GPUs hold a need: counts of one, two, four or eight within one machine, cheapest first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from akashllm.catalog.gpus import Gpu
+from akashllm.catalog.model import Model
+from akashllm.catalog.prices import Prices
+from akashllm.plan import EngineName, GpuChoice
+from akashllm.sizing.memory import VLLM_SHARE, Need
+from akashllm.sizing.quants import Quant
+
+COUNTS = (1, 2, 4, 8)
+"""A lease's GPUs come from one node, and nodes have at most eight."""
+
+SPLIT = {1: 1.0, 2: 2.5, 4: 4.0, 8: 6.0}
+"""How much dearer a split counts: nodes with several free GPUs are scarce and each link costs speed."""
+
+ENGINE_COMPUTE: dict[EngineName, tuple[int, int]] = {"vllm": (7, 5), "llamacpp": (7, 5), "ollama": (5, 0)}
+"""vLLM's wheels and our llama.cpp image are built for 7.5 and newer; Ollama's documentation says 5.0."""
+
+LLAMACPP_KEPT_FREE_GIB = 0.25
+"""llama.cpp allocates what it needs and no more; a little air for fragmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One GPU kind and count that holds the need.
+
+    needs_gib   what each GPU must hold
+    has_gib     what the engine may use of each GPU
+    usd_hour    for all `count`; None: nobody has named a price
+    """
+
+    gpu: Gpu
+    count: int
+    needs_gib: float
+    has_gib: float
+    usd_hour: float | None
+    highest_usd_hour: float | None
+
+    def choice(self) -> GpuChoice:
+        """The same in the plan's words."""
+        return GpuChoice(model=self.gpu.model, ram_gib=self.gpu.ram_gib, count=self.count)
+
+
+def usable_gib(gpu: Gpu, engine: EngineName) -> float:
+    """Memory of one GPU that `engine` may fill."""
+    if engine == "vllm":
+        return gpu.memory_gib * VLLM_SHARE
+    return gpu.memory_gib - LLAMACPP_KEPT_FREE_GIB
+
+
+def unfit(gpu: Gpu, quant: Quant, engine: EngineName) -> str:
+    """Why this GPU cannot run the engine or the quantisation at all; empty: it can."""
+    engine_floor = ENGINE_COMPUTE[engine]
+    if gpu.capability < engine_floor:
+        return f"{engine} needs compute capability {_dotted(engine_floor)}, an {gpu.model} has {gpu.compute}"
+    if engine == "vllm" and gpu.capability < quant.compute:
+        return (
+            f"{quant.name} needs compute capability {_dotted(quant.compute)}, an {gpu.model} has {gpu.compute}"
+        )
+    return ""
+
+
+def counts_for(model: Model, engine: EngineName) -> tuple[int, ...]:
+    """GPU counts over which the model can be split: its heads for vLLM, its layers for the others."""
+    if engine == "vllm":
+        return tuple(count for count in COUNTS if model.shape.heads % count == 0)
+    return tuple(count for count in COUNTS if count <= model.shape.layers)
+
+
+def fits(
+    model: Model, need: Need, quant: Quant, *, engine: EngineName, gpus: Iterable[Gpu], prices: Prices
+) -> tuple[Fit, ...]:
+    """Every GPU and count that holds the need, best first; those without a price come last."""
+    found = []
+    for gpu in gpus:
+        if unfit(gpu, quant, engine):
+            continue
+        for count in counts_for(model, engine):
+            needs = need.per_gpu_gib(count, model.shape.kv_heads)
+            if needs <= usable_gib(gpu, engine):
+                price = prices.of(gpu.model, gpu.ram_gib)
+                found.append(
+                    Fit(
+                        gpu,
+                        count,
+                        needs,
+                        usable_gib(gpu, engine),
+                        price.usual * count if price else None,
+                        price.highest * count if price else None,
+                    )
+                )
+    return tuple(sorted(found, key=rank))
+
+
+def rank(fit: Fit) -> tuple[float, int, int, str]:
+    """The order of preference: what it costs, weighed by how many GPUs it takes."""
+    cost = math.inf if fit.usd_hour is None else round(fit.usd_hour * SPLIT[fit.count], 4)
+    return cost, fit.count, fit.gpu.memory_mib, fit.gpu.model
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
