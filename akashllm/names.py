@@ -66,7 +66,7 @@ class ModelName:
         path, slash, last = text.rpartition("/")
         model, colon, tag = last.partition(":")
         parts = path.split("/") if slash else []
-        if len(parts) > 2:  # noqa: PLR2004 (host and namespace)
+        if len(parts) > 2:
             raise BadName("invalid model name: too many slashes", hint=_SHAPE)
         namespace = parts[-1] if parts else DEFAULT_NAMESPACE
         host = parts[0] if len(parts) > 1 else DEFAULT_HOST
