@@ -94,7 +94,7 @@ class Array(NamedTuple):
     """An array that was stepped over: its element type, how many, and where its first element starts."""
 
     kind: int
-    count: int
+    length: int
     offset: int
 
 
@@ -162,13 +162,13 @@ class Header:
         value = self.metadata[key]
         if not isinstance(value, Array):
             raise KeyError(key)
-        if value.count > MAX_ELEMENTS:
-            raise BadModelFile(f"{self.path.name}: the array {key!r} has {value.count} elements")
+        if value.length > MAX_ELEMENTS:
+            raise BadModelFile(f"{self.path.name}: the array {key!r} has {value.length} elements")
         with self.path.open("rb") as file:
             reader = _Reader(file, self.path.name)
             reader.seek(value.offset)
-            for start in range(0, value.count, _PIECE):
-                yield reader.elements(value.kind, min(_PIECE, value.count - start))
+            for start in range(0, value.length, _PIECE):
+                yield reader.elements(value.kind, min(_PIECE, value.length - start))
 
 
 class _Reader:
