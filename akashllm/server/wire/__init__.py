@@ -1,0 +1,1 @@
+"""Per-dialect request and response types, and pure conversions to and from the neutral words."""

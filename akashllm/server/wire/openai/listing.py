@@ -1,0 +1,44 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from akashllm.server.wire.openai.encoding import encode
+
+OWNER = "library"
+"""What Ollama says for models without a namespace."""
+
+_LATEST = ":latest"
+
+
+def short(name: str) -> str:
+    """The id of a served name: `tiny` for `tiny:latest`, other tags stay.
+
+    Clients look for the very name they were configured with in this list, and that has no `:latest`. Requests
+    may use either form.
+    """
+    return name.removesuffix(_LATEST)
+
+
+def model_object(identifier: str, created: int) -> dict[str, Any]:
+    """A `model` object. `created` is in seconds since the epoch."""
+    namespace, _, _ = identifier.rpartition("/")
+    return {
+        "id": identifier,
+        "object": "model",
+        "created": created,
+        "owned_by": namespace.rpartition("/")[2] or OWNER,
+    }
+
+
+def models_answer(names: Sequence[str], created: int) -> bytes:
+    """All served names, aliases included. `names` are canonical."""
+    identifiers = dict.fromkeys(short(name) for name in names if "*" not in name)
+    return encode({"object": "list", "data": [model_object(each, created) for each in identifiers]})
+
+
+def model_answer(identifier: str, created: int) -> bytes:
+    """One model, under the name it was asked for by."""
+    return encode(model_object(identifier, created))
