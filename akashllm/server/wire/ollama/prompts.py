@@ -1,0 +1,146 @@
+"""From Ollama's requests to the neutral ones, given what the loaded model is and can do."""
+
+from __future__ import annotations
+
+from akashllm.errors import BadRequest, Unsupported
+from akashllm.server.domain import (
+    Capability,
+    ChatPrompt,
+    Embedding,
+    Generation,
+    Image,
+    InfillPrompt,
+    Message,
+    ModelInfo,
+    Prompt,
+    TextPrompt,
+)
+from akashllm.server.wire.ollama.options import Chosen
+from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest, model_name
+
+
+def generation(request: GenerateRequest, info: ModelInfo, *, ident: str, model: str) -> Generation:
+    """What `/api/generate` asks of an engine. `ident` is the request's id, `model` the name that is served.
+
+    Raises `Unsupported` for what the model cannot do, in Ollama's words where Ollama has some.
+    """
+    missing = _missing(info, completion=True, insert=bool(request.suffix and not request.raw))
+    if "completion" in missing:
+        raise Unsupported(f'"{request.model}" does not support generate', param="model")
+    _refuse_missing(request.model, missing)
+    _refuse_images(request.images, request.model, info)
+    prompt: Prompt
+    if request.raw:
+        if request.images:
+            raise Unsupported("raw mode does not support images: send them with a chat instead", param="images")
+        prompt = TextPrompt(text=request.prompt)
+    elif request.template:
+        raise Unsupported(
+            "a template in the request is not supported: leave it out and the model's own is used, "
+            "or send a prompt you have rendered yourself with raw set to true",
+            param="template",
+        )
+    elif request.suffix:
+        prompt = InfillPrompt(prefix=request.prompt, suffix=request.suffix)
+    else:
+        system = (Message(role="system", content=request.system),) if request.system else ()
+        user = Message(role="user", content=request.prompt, images=request.images)
+        prompt = ChatPrompt(
+            messages=(*system, user),
+            think=_thinking(request, info),
+            prefix_tokens=_context(request.context, info),
+        )
+    return _generation(request, request.options, prompt, ident, model, want_context=not request.raw)
+
+
+def conversation(request: ChatRequest, info: ModelInfo, *, ident: str, model: str) -> Generation:
+    """What `/api/chat` asks of an engine; the rest is as `generation`."""
+    missing = _missing(info, completion=True, tools=bool(request.tools))
+    if "completion" in missing:
+        raise Unsupported(f'"{request.model}" does not support chat', param="model")
+    _refuse_missing(request.model, missing)
+    _refuse_images(
+        tuple(image for message in request.messages for image in message.images), request.model, info
+    )
+    prompt = ChatPrompt(
+        messages=request.messages,
+        tools=request.tools,
+        think=_thinking(request, info),
+        drop_oldest=request.truncate,
+    )
+    return _generation(request, request.options, prompt, ident, model, want_context=False)
+
+
+def embedding(request: EmbedRequest, *, ident: str, model: str) -> Embedding:
+    """What `/api/embed` and `/api/embeddings` ask of an engine."""
+    return Embedding(
+        id=ident,
+        model=model,
+        inputs=request.inputs,
+        truncate=request.truncate,
+        dimensions=request.dimensions,
+    )
+
+
+def _generation(
+    request: GenerateRequest | ChatRequest,
+    options: Chosen,
+    prompt: Prompt,
+    ident: str,
+    model: str,
+    *,
+    want_context: bool,
+) -> Generation:
+    return Generation(
+        id=ident,
+        model=model,
+        prompt=prompt,
+        sampling=options.sampling,
+        constraint=request.constraint,
+        max_tokens=options.max_tokens,
+        stop=options.stop,
+        logprobs=request.logprobs,
+        want_context=want_context,
+        num_keep=options.num_keep,
+        shift=request.shift,
+        context=options.context,
+    )
+
+
+def _missing(info: ModelInfo, **needed: bool) -> list[str]:
+    return [name for name, wanted in needed.items() if wanted and name not in info.capabilities]
+
+
+def _refuse_missing(asked: str, missing: list[str]) -> None:
+    if missing:
+        full, what = model_name(asked).full, "\n".join(missing)
+        raise Unsupported(f"{full} does not support {what}")
+
+
+def _refuse_images(images: tuple[Image, ...], asked: str, info: ModelInfo) -> None:
+    vision: Capability = "vision"
+    if images and vision not in info.capabilities:
+        raise Unsupported(
+            f'this model ("{asked}") has no vision: leave out the images, or serve a model that sees',
+            param="images",
+        )
+    if any(image.media_type == "application/octet-stream" for image in images):
+        raise BadRequest("an image is neither PNG, JPEG nor WebP", param="images")
+
+
+def _thinking(request: GenerateRequest | ChatRequest, info: ModelInfo) -> bool | str | None:
+    """A model that can think does so unless told not to, as in Ollama; one that cannot is not asked to."""
+    if "thinking" in info.capabilities:
+        return True if request.think is None else request.think
+    if request.think:
+        raise Unsupported(f'"{request.model}" does not support thinking', param="think")
+    return None
+
+
+def _context(tokens: tuple[int, ...], info: ModelInfo) -> tuple[int, ...]:
+    if tokens and (min(tokens) < 0 or (info.vocab_size and max(tokens) >= info.vocab_size)):
+        raise BadRequest(
+            "context holds a token this model does not have: send back what an answer of this model carried",
+            param="context",
+        )
+    return tokens
