@@ -47,8 +47,8 @@ class Model:
     """Everything sizing and planning know about a model.
 
     parameters      as published; `shape.parameters()` must agree within 3 %
-    weight_bytes    exact size of the weights where it was read from a file or an index; 0: worked out
-    weight_quant    the quantisation those bytes are of
+    sizes           bytes of the weights by quantisation where they were read, not worked out; the key `ollama` is
+                    the file behind the Ollama name
     dtype           how the original weights are stored
     tool_parser     vLLM's `--tool-call-parser`, empty: none known
     reasoning_parser vLLM's `--reasoning-parser`
@@ -75,8 +75,7 @@ class Model:
     chat_format: str = ""
     default_quant: str = ""
     cpu: bool = False
-    weight_bytes: int = 0
-    weight_quant: str = ""
+    sizes: tuple[tuple[str, int], ...] = ()
     sources: Sources = field(default_factory=Sources)
     facts: tuple[tuple[str, str], ...] = ()
     read: str = ""

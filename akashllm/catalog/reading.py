@@ -45,7 +45,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         first = typing.get_args(hint)[0]
         if isinstance(value, Mapping):
-            return tuple((key, _value(str, item, f"{where}.{key}")) for key, item in value.items())
+            kind = typing.get_args(first)[1]
+            return tuple((key, _value(kind, item, f"{where}.{key}")) for key, item in value.items())
         if not isinstance(value, list):
             raise UsageError(f"{where}: a list was expected")
         return tuple(_value(first, item, where) for item in value)

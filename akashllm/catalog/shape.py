@@ -13,7 +13,8 @@ class Shape:
     """The architecture in the words of `config.json`. Zero means: this model has no such part.
 
     kind            decoder (generates text), encoder (BERT), speech (Whisper: encoder and decoder)
-    layers          decoder or encoder blocks; for speech the blocks of each half
+    layers          decoder or encoder blocks
+    encoder_layers  blocks of Whisper's encoder
     ffn             inner size of the ordinary feed-forward layers
     gated           the feed-forward layer has three matrices (gate, up, down), not two
     tied            the output matrix is the token embedding
@@ -36,6 +37,7 @@ class Shape:
 
     kind: Kind = "decoder"
     layers: int
+    encoder_layers: int = 0
     hidden: int
     heads: int
     kv_heads: int
@@ -92,16 +94,15 @@ class Shape:
             return self.layers * (query + squeeze + expand + out)
         width = self.heads * self.head_size
         one = 2 * self.hidden * width + 2 * self.hidden * self.kv_heads * self.head_size
-        # Whisper: one in the encoder, self and cross attention in the decoder.
-        return one * self.layers * (3 if self.kind == "speech" else 1)
+        # Whisper's decoder attends to itself and to the encoder.
+        return one * (self.encoder_layers + self.layers * (2 if self.kind == "speech" else 1))
 
     def _feed_forward_parameters(self) -> int:
         if self.experts:
             router = self.hidden * self.experts
             mixture = (self.layers - self.dense_layers) * (router + self._feed_forward(self.shared_ffn))
             return mixture + self.dense_layers * self._feed_forward(self.ffn)
-        blocks = self.layers * (2 if self.kind == "speech" else 1)
-        return blocks * self._feed_forward(self.ffn)
+        return (self.encoder_layers + self.layers) * self._feed_forward(self.ffn)
 
     def _feed_forward(self, inner: int) -> int:
         return (3 if self.gated else 2) * self.hidden * inner

@@ -17,6 +17,9 @@ CACHE_BYTES = 2
 UBATCH = 512
 """llama.cpp's physical batch, `n_ubatch`."""
 
+CELLS = 256
+"""llama.cpp rounds a cache up to a multiple of this many tokens."""
+
 VLLM_BATCHED_TOKENS = 8192
 """vLLM's largest default of `max_num_batched_tokens` for serving (vllm/engine/arg_utils.py)."""
 
@@ -73,8 +76,8 @@ def cache_bytes(model: Model, context: int, concurrency: int, engine: EngineName
     full, windowed = shape.cache_layers()
     kept = min(context, shape.window) * concurrency
     if engine != "vllm" and windowed:
-        # llama_kv_cache_iswa: the window of every sequence plus one physical batch.
-        kept = min(context * concurrency, kept + UBATCH)
+        # llama_kv_cache_iswa: the window of every sequence plus one physical batch, in steps of 256 cells.
+        kept = min(context * concurrency, -(-(kept + UBATCH) // CELLS) * CELLS)
     return shape.cache_values() * CACHE_BYTES * (full * context * concurrency + windowed * kept)
 
 
@@ -102,7 +105,7 @@ def estimate(
     model: Model, quant: Quant, *, engine: EngineName, context: int, concurrency: int, gpu: bool = True
 ) -> Need:
     """What `model` in `quant` needs to answer `concurrency` requests of `context` tokens at once."""
-    weights = weight_bytes(model, quant)
+    weights = weight_bytes(model, quant, engine)
     cache = cache_bytes(model, context, concurrency, engine)
     working = working_bytes(model, engine)
     fixed = (CONTEXT_MIB[engine] + (GRAPHS_MIB if engine == "vllm" else 0)) * MIB if gpu else 300 * MIB

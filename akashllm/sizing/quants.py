@@ -7,6 +7,7 @@ from typing import Literal
 
 from akashllm.catalog.model import Model
 from akashllm.catalog.shape import Shape
+from akashllm.plan import EngineName
 
 Where = Literal["gguf", "safetensors"]
 
@@ -73,10 +74,14 @@ GGUF = {quant.name.lower(): quant for quant in _GGUF}
 SAFETENSORS = {quant.name.lower(): quant for quant in _SAFETENSORS}
 
 
-def weight_bytes(model: Model, quant: Quant) -> int:
-    """Bytes of the model's weights in `quant`: read from the files where known, else worked out."""
-    if model.weight_bytes and model.weight_quant.lower() == quant.name.lower():
-        return model.weight_bytes
+def weight_bytes(model: Model, quant: Quant, engine: EngineName = "llamacpp") -> int:
+    """Bytes of the model's weights in `quant`: as read from the files where known, else worked out."""
+    sizes = dict(model.sizes)
+    usual = model.sources.ollama_quant or model.default_quant or "Q4_K_M"
+    if engine == "ollama" and "ollama" in sizes and quant.name == usual:
+        return sizes["ollama"]
+    if quant.name in sizes:
+        return sizes[quant.name]
     return round(_bits(model.shape, model.parameters, quant) / 8)
 
 
