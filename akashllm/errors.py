@@ -23,7 +23,11 @@
         ├── Unauthorized             401
         ├── Forbidden                403
         ├── ModelNotFound            404
+        ├── NoSuchRoute              404      no such path
+        ├── WrongMethod              405
+        ├── TooSlow                  408      the body did not arrive in time
         ├── TooLarge                 413
+        ├── UnsupportedMedia         415      a compressed body
         ├── Busy                     503      queue full or still loading, with `retry_after`
         ├── EngineFailed             503      the engine cannot be started; says why
         └── EngineDied               500      the engine stopped while the request was running
@@ -186,11 +190,39 @@ class ModelNotFound(ServiceError):
     code = "model_not_found"
 
 
+class NoSuchRoute(ServiceError):
+    """Nothing is served at that path."""
+
+    http_status = 404
+    code = "unknown_url"
+
+
+class WrongMethod(ServiceError):
+    """The path is served, but not with that method."""
+
+    http_status = 405
+    code = "method_not_allowed"
+
+
+class TooSlow(ServiceError):
+    """The body did not arrive in time."""
+
+    http_status = 408
+    code = "request_timeout"
+
+
 class TooLarge(ServiceError):
     """The body is larger than the service reads."""
 
     http_status = 413
     code = "request_too_large"
+
+
+class UnsupportedMedia(ServiceError):
+    """The body is encoded in a way the service does not read."""
+
+    http_status = 415
+    code = "unsupported_media_type"
 
 
 class Busy(ServiceError):

@@ -1,0 +1,1 @@
+"""Routes, one module a dialect: parse, ask the runtime, serialise."""

@@ -1,0 +1,299 @@
+"""The service's settings: read from the environment once, checked all at once, frozen.
+
+The environment is what an SDL can set, so it is the only source. `Settings.from_env` collects every fault
+before it complains; `Settings.table` is the table in the documentation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from akashllm.errors import UsageError
+from akashllm.server.values import (
+    Fault,
+    Parser,
+    boolean,
+    choice,
+    duration,
+    integer,
+    names,
+    origins,
+    secret_fault,
+    text,
+)
+
+PREFIX = "AKASHLLM_"
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class BadSettings(UsageError):
+    """The environment says something impossible; `faults` has a line for each variable."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(
+            "the settings are not usable:\n" + "\n".join(f"  {fault}" for fault in faults),
+            hint="correct the variables above and start again; all of them are listed",
+        )
+
+
+class Row(NamedTuple):
+    """One line of the settings table: everything as text."""
+
+    variable: str
+    default: str
+    unit: str
+    doc: str
+
+
+def _setting(default: Any, parse: Parser, doc: str, *, unit: str = "", example: str = "", env: str = "") -> Any:
+    return field(
+        default=default, metadata={"parse": parse, "doc": doc, "unit": unit, "example": example, "env": env}
+    )
+
+
+def _secret(doc: str) -> Any:
+    return field(
+        default=None,
+        repr=False,
+        metadata={"parse": text(), "doc": doc, "unit": "", "example": "", "env": "", "secret": True},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator of one service decided. Secrets do not show in `repr`."""
+
+    host: str = _setting(
+        "127.0.0.1", text(), "address to listen on; `0.0.0.0` is every IPv4 one", example="0.0.0.0"
+    )
+    port: int = _setting(11434, integer(0, 65535), "port to listen on; 0 takes any free one", example="8080")
+    api_key: str | None = _secret(
+        "the key clients send as `Authorization: Bearer`; required unless the address is loopback. "
+        "`AKASHLLM_API_KEY_FILE` names a file that holds it instead"
+    )
+    admin_key: str | None = _secret(
+        "a second key, accepted wherever the first is and reserved for operations that change the service. "
+        "`AKASHLLM_ADMIN_KEY_FILE` likewise"
+    )
+    unauthenticated: bool = _setting(
+        False, boolean(), "serve without a key even on a public address", example="true"
+    )
+
+    engine: str = _setting("llamacpp", choice("llamacpp"), "what runs the model")
+    model: str = _setting(
+        "tiny", text(), "path of a GGUF file, or `tiny`, the bundled model", example="/models/m.gguf"
+    )
+    model_name: str = _setting("", text(), "name the model is served under; empty: from the file's name")
+    model_aliases: tuple[str, ...] = _setting(
+        (), names(), "further names it answers to; `*` answers to any", example="llama3,gpt-4o"
+    )
+    context: int = _setting(
+        0, integer(0, 16 * MIB), "tokens one request may use; 0: what the model allows", unit="tokens"
+    )
+    concurrency: int = _setting(4, integer(1, 1024), "answers produced at once", unit="answers")
+    threads: int = _setting(0, integer(0, 1024), "threads that compute; 0: one a core", unit="threads")
+    gpu_layers: int = _setting(
+        -1, integer(-1, 10_000), "layers on the GPU; -1: all that fit, 0: none", unit="layers"
+    )
+    batch: int = _setting(
+        0, integer(0, 65536), "prompt tokens computed in one step; 0: the engine decides", unit="tokens"
+    )
+
+    queue: int = _setting(
+        64, integer(0, 100_000), "requests that may wait for a slot; more are refused", unit="requests"
+    )
+    queue_timeout: float = _setting(300.0, duration(0.001), "longest wait for a slot", unit="s", example="5m")
+    load_timeout: float = _setting(
+        300.0, duration(0.001), "longest wait for a model that loads", unit="s", example="5m"
+    )
+    keep_alive: float = _setting(
+        -1.0,
+        duration(None),
+        "how long an idle model stays in memory; negative: forever",
+        unit="s",
+        example="30m",
+    )
+    heartbeat: float = _setting(15.0, duration(0.001), "longest silence in a response", unit="s")
+    write_timeout: float = _setting(
+        60.0, duration(0.001), "longest wait for a client that does not read", unit="s"
+    )
+    header_timeout: float = _setting(20.0, duration(0.001), "longest wait for a request's headers", unit="s")
+    body_timeout: float = _setting(
+        30.0, duration(0.001), "longest wait for a body, plus a second for every 16 KiB of it", unit="s"
+    )
+    idle_timeout: float = _setting(
+        75.0, duration(0.001), "how long a connection may idle between requests", unit="s"
+    )
+    drain_timeout: float = _setting(
+        25.0, duration(0.0), "how long running requests may finish after SIGTERM", unit="s"
+    )
+
+    max_connections: int = _setting(
+        1024, integer(8, 1_000_000), "open connections; more get 503", unit="connections"
+    )
+    max_header_bytes: int = _setting(
+        32 * KIB, integer(KIB, MIB), "request line and headers together", unit="bytes"
+    )
+    max_body_bytes: int = _setting(100 * MIB, integer(KIB, 1024 * MIB), "body of a request", unit="bytes")
+    max_depth: int = _setting(64, integer(4, 500), "nesting of a JSON body", unit="levels")
+    max_keys: int = _setting(100_000, integer(100, 10_000_000), "object keys in a JSON body", unit="keys")
+    max_values: int = _setting(1_000_000, integer(100, 100_000_000), "values in a JSON body", unit="values")
+    max_prompt_bytes: int = _setting(
+        8 * MIB, integer(1, 1024 * MIB), "text of a prompt or of all messages", unit="bytes"
+    )
+    max_messages: int = _setting(4096, integer(1, 1_000_000), "messages of a chat", unit="messages")
+    max_tools: int = _setting(128, integer(0, 10_000), "tools of a chat", unit="tools")
+    max_tool_bytes: int = _setting(
+        MIB, integer(1, 64 * MIB), "names, descriptions and schemas of all tools", unit="bytes"
+    )
+    max_schema_bytes: int = _setting(
+        256 * KIB, integer(1, 64 * MIB), "schema or grammar of the output", unit="bytes"
+    )
+    max_n: int = _setting(16, integer(1, 1024), "choices of one request (`n`, `best_of`)", unit="choices")
+    max_stop: int = _setting(32, integer(0, 10_000), "stop strings", unit="strings")
+    max_stop_bytes: int = _setting(4 * KIB, integer(1, MIB), "all stop strings together", unit="bytes")
+    max_logprobs: int = _setting(20, integer(0, 1000), "alternatives a token (`top_logprobs`)", unit="tokens")
+    max_logit_bias: int = _setting(4096, integer(0, 1_000_000), "entries of `logit_bias`", unit="entries")
+    max_inputs: int = _setting(2048, integer(1, 100_000), "inputs of one embedding request", unit="inputs")
+
+    log_level: str = _setting("info", choice("debug", "info", "warning", "error"), "least severe line to log")
+    log_format: str = _setting("json", choice("json", "text"), "one JSON object a line, or text")
+    cors_origins: tuple[str, ...] = _setting(
+        (),
+        origins(),
+        "origins whose pages may call the service; none by default",
+        example="https://chat.example.org",
+    )
+    metrics: bool = _setting(True, boolean(), "serve `/metrics`", example="false")
+    docs: bool = _setting(False, boolean(), "serve `/openapi.json`", example="true")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings `environ` describes (the process's own if None).
+
+        Raises `BadSettings` with every fault. A variable with our prefix that means nothing is a warning: it
+        is a typing error more often than not.
+        """
+        environ = os.environ if environ is None else environ
+        faults: list[str] = []
+        values: dict[str, Any] = {}
+        known = set()
+        for item in dataclasses.fields(cls):
+            variable = _variable(item)
+            known.add(variable)
+            raw = environ.get(variable)
+            if item.metadata.get("secret"):
+                known.add(f"{variable}_FILE")
+                raw = _from_file(variable, raw, environ, faults)
+            if raw is None or not raw.strip():
+                continue
+            try:
+                values[item.name] = item.metadata["parse"](raw.strip())
+            except Fault as fault:
+                example = item.metadata["example"] or _shown(item.default) or "..."
+                faults.append(f"{variable}: {fault}; for example {variable}={example}")
+        for variable in sorted(set(environ)):
+            if variable.startswith(PREFIX) and variable not in known:
+                warnings.warn(f"{variable} is not a setting of this service and is ignored", stacklevel=2)
+        settings = cls(**values)
+        faults += settings.faults()
+        if faults:
+            raise BadSettings(faults)
+        return settings
+
+    def faults(self) -> list[str]:
+        """What is wrong between the settings, one line each; a line never holds a secret."""
+        faults = []
+        for variable, key in (("API_KEY", self.api_key), ("ADMIN_KEY", self.admin_key)):
+            problem = secret_fault(key) if key is not None else None
+            if problem:
+                faults.append(
+                    f"{PREFIX}{variable}: {problem}; for example the output of `openssl rand -hex 24`"
+                )
+        if not self.loopback and self.api_key is None and not self.unauthenticated:
+            faults.append(
+                f"{PREFIX}API_KEY: is required to listen on {self.host}, which others can reach; set it (or "
+                f"{PREFIX}API_KEY_FILE), or {PREFIX}UNAUTHENTICATED=true to serve without one"
+            )
+        if self.unauthenticated and self.api_key is not None:
+            faults.append(f"{PREFIX}UNAUTHENTICATED: contradicts {PREFIX}API_KEY; unset one of them")
+        if self.max_body_bytes < self.max_prompt_bytes and self.max_prompt_bytes != _default(
+            "max_prompt_bytes"
+        ):
+            faults.append(
+                f"{PREFIX}MAX_PROMPT_BYTES: is larger than {PREFIX}MAX_BODY_BYTES, so it never applies"
+            )
+        return faults
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that open the service; empty: it is open."""
+        return tuple(key for key in (self.api_key, self.admin_key) if key is not None)
+
+    @classmethod
+    def table(cls) -> list[Row]:
+        """Every setting in the order of the class, for the documentation."""
+        return [
+            Row(_variable(item), _shown(item.default), item.metadata["unit"], item.metadata["doc"])
+            for item in dataclasses.fields(cls)
+        ]
+
+
+def _variable(item: dataclasses.Field[Any]) -> str:
+    return PREFIX + (item.metadata["env"] or item.name.upper())
+
+
+def _default(name: str) -> Any:
+    return next(item.default for item in dataclasses.fields(Settings) if item.name == name)
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None | () | "":
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _from_file(variable: str, raw: str | None, environ: Mapping[str, str], faults: list[str]) -> str | None:
+    """The secret itself, from the variable or from the file another one names."""
+    path = environ.get(f"{variable}_FILE", "").strip()
+    if not path:
+        return raw
+    if raw is not None and raw.strip():
+        faults.append(f"{variable}_FILE: contradicts {variable}; unset one of them")
+        return raw
+    try:
+        content = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        faults.append(
+            f"{variable}_FILE: cannot be read ({reason}); for example {variable}_FILE=/run/secrets/key"
+        )
+        return None
+    if not content:
+        faults.append(f"{variable}_FILE: the file is empty; put the key on its only line")
+    return content
