@@ -142,10 +142,8 @@ def completion_answer(call: CompletionCall, collected: Collected, texts: Sequenc
     for generation, scored in enumerate(collected.prompts):
         made = collected.of(generation)
         text = texts[generation] if call.echo else ""
-        choices.extend(
-            _choice(call, len(choices) + position, choice, text, scored)
-            for position, choice in enumerate(best(made, call.n) if call.best_of else made)
-        )
+        for choice in best(made, call.n) if call.best_of else made:
+            choices.append(_choice(call, len(choices), choice, text, scored))
     return encode(
         {
             "id": call.id,
