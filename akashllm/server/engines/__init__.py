@@ -1,0 +1,1 @@
+"""Engines: each a supervised child process behind the same framed protocol."""

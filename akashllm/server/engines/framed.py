@@ -1,0 +1,366 @@
+"""An engine behind the framed protocol: the service's side, the same for every child that speaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from akashllm.errors import EngineDied, EngineFailed, ServiceError
+from akashllm.server.domain import (
+    Delta,
+    Done,
+    Embedding,
+    Embeddings,
+    EngineStats,
+    Event,
+    Generation,
+    ModelInfo,
+)
+from akashllm.server.engine import State, Watcher
+from akashllm.server.engines import frames
+from akashllm.server.engines.frames import (
+    Answer,
+    Beat,
+    Cancel,
+    Detokenize,
+    Embed,
+    Fault,
+    Hold,
+    Load,
+    Opened,
+    Ready,
+    Reply,
+    Report,
+    Step,
+    Submit,
+    Tokenize,
+)
+from akashllm.server.engines.supervisor import Supervisor
+
+HIGH_WATER = 64 * 1024
+"""Bytes, roughly, a slow reader may leave unread before its request is held; it goes on at half of that."""
+
+_ENTRY = 64
+
+
+class Feed:
+    """The events of one request between the child and its reader."""
+
+    __slots__ = (
+        "_events",
+        "_waiter",
+        "delivered",
+        "error",
+        "held",
+        "key",
+        "over",
+        "request",
+        "retried",
+        "size",
+        "tail",
+    )
+
+    def __init__(self, key: int, request: Generation) -> None:
+        self.key = key
+        self.request = request
+        self._events: deque[Event] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self.error: ServiceError | None = None
+        self.size = 0
+        self.held = False
+        self.over = False
+        self.delivered = False
+        """Whether the reader has seen anything: if not, another child may start over."""
+        self.retried = False
+        self.tail: str | None = None
+
+    def put(self, event: Event) -> None:
+        """Add an event and wake the reader."""
+        self._events.append(event)
+        if type(event) is Delta:
+            self.size += len(event.text) + _ENTRY * (1 + sum(1 + len(entry.top) for entry in event.logprobs))
+        elif type(event) is Done:
+            self.over = True
+        self._wake()
+
+    def fail(self, error: ServiceError) -> None:
+        """End with an error, after what is still to be read."""
+        self.error = error
+        self.over = True
+        self._wake()
+
+    def restart(self) -> None:
+        """Forget what a dead child said."""
+        self._events.clear()
+        self.size = 0
+        self.held = False
+        self.tail = None
+        self.retried = True
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def next(self) -> Event:
+        """The next event; deltas that have piled up come as one."""
+        while not self._events:
+            if self.error is not None:
+                raise self.error
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+            self._waiter = None
+        self.delivered = True
+        event = self._events.popleft()
+        if type(event) is Delta:
+            event = self._gather(event)
+        if not self._events:
+            self.size = 0
+        return event
+
+    def _gather(self, first: Delta) -> Delta:
+        more: list[Delta] = []
+        while self._events:
+            event = self._events[0]
+            if type(event) is not Delta or event.index != first.index:
+                break
+            more.append(event)
+            self._events.popleft()
+        if not more:
+            return first
+        parts = [first, *more]
+        return Delta(
+            index=first.index,
+            text="".join(part.text for part in parts),
+            tokens=sum(part.tokens for part in parts),
+            logprobs=tuple(itertools.chain.from_iterable(part.logprobs for part in parts)),
+        )
+
+
+class FramedEngine:
+    """Implements `akashllm.server.engine.Engine` over a supervised child."""
+
+    def __init__(self, name: str, module: str, order: Load, info: ModelInfo, *, watchdog: float = 60.0) -> None:
+        self._name = name
+        self._info = info
+        self._supervisor = Supervisor(module, order, self, watchdog=watchdog)
+        self._keys = itertools.count(1)
+        self._feeds: dict[int, Feed] = {}
+        self._replies: dict[int, asyncio.Future[Reply]] = {}
+        self._stats = EngineStats()
+
+    # --- the Engine protocol -------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Which engine this is."""
+        return self._name
+
+    @property
+    def state(self) -> State:
+        """Where the child is."""
+        return self._supervisor.state
+
+    @property
+    def reason(self) -> str:
+        """A sentence about the state: why it failed, why it restarts."""
+        return self._supervisor.reason
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model."""
+        return self._info
+
+    @property
+    def log_lines(self) -> tuple[str, ...]:
+        """The last lines the child wrote."""
+        return tuple(self._supervisor.lines)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._supervisor.pid
+
+    def watch(self, watcher: Watcher) -> None:
+        """Have `watcher` called on every change of state."""
+        self._supervisor.watch(watcher)
+
+    async def load(self) -> None:
+        """Start the child and wait until it is ready. Raises `EngineFailed`."""
+        if self.state == "ready":
+            return
+        if self.state in {"unloaded", "failed"}:
+            self._supervisor.start()
+        if await self._supervisor.settled() != "ready":
+            raise self._failure()
+
+    async def unload(self) -> None:
+        """End the child; requests that are open end with `EngineDied`."""
+        await self._supervisor.stop()
+
+    async def close(self) -> None:
+        """End the child for good."""
+        await self._supervisor.stop()
+
+    async def generate(self, request: Generation) -> AsyncIterator[Event]:
+        """The events of one request; closing the iterator cancels it."""
+        await self.load()
+        feed = Feed(next(self._keys), self._adapt(request))
+        self._feeds[feed.key] = feed
+        self._supervisor.send(Submit(key=feed.key, request=feed.request))
+        try:
+            while True:
+                event = await feed.next()
+                if feed.held and feed.size < HIGH_WATER // 2:
+                    feed.held = False
+                    self._supervisor.send(Hold(key=feed.key, on=False))
+                yield event
+                if type(event) is Done:
+                    return
+        finally:
+            del self._feeds[feed.key]
+            if not feed.over:
+                self._supervisor.send(Cancel(key=feed.key))
+
+    async def embed(self, request: Embedding) -> Embeddings:
+        """One vector an input."""
+        key = next(self._keys)
+        reply = await self._ask(key, Embed(key=key, request=request))
+        if reply.embeddings is None:
+            raise ServiceError("the engine gave no embeddings")
+        return reply.embeddings
+
+    async def tokenize(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
+        """Token ids of `text`."""
+        key = next(self._keys)
+        reply = await self._ask(key, Tokenize(key=key, text=text, special=special, bos=bos))
+        return list(reply.tokens or ())
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        """Text of `tokens`."""
+        key = next(self._keys)
+        reply = await self._ask(key, Detokenize(key=key, tokens=tuple(tokens)))
+        return reply.text or ""
+
+    def stats(self) -> EngineStats:
+        """What the child last said, with what this side knows better."""
+        slots = self._info.slots
+        open_now = len(self._feeds)
+        running = min(open_now, slots)
+        return msgspec.structs.replace(
+            self._stats,
+            running=running,
+            waiting=open_now - running,
+            slots=slots,
+            restarts=self._supervisor.restarts,
+        )
+
+    # --- what an engine may change -------------------------------------------------------------------------
+
+    def _adapt(self, request: Generation) -> Generation:
+        """The request as the child is to see it."""
+        return request
+
+    def _read(self, feed: Feed, event: Event) -> list[Event]:
+        """The events the reader sees for one of the child's."""
+        return [event]
+
+    # --- the supervisor's listener -------------------------------------------------------------------------
+
+    def report(self, report: Report) -> None:
+        """Hand out what the child says."""
+        match report:
+            case Step():
+                for answer in report.answers:
+                    self._answer(answer)
+            case Beat():
+                self._stats = report.stats
+            case Reply():
+                future = self._replies.get(report.key)
+                if future is not None and not future.done():
+                    future.set_result(report)
+            case Ready():
+                self._info = report.info
+            case _:
+                pass
+
+    def ready(self) -> None:
+        """Submit again what the last child had not answered."""
+        for feed in self._feeds.values():
+            if not feed.over:
+                self._supervisor.send(Submit(key=feed.key, request=feed.request))
+
+    def died(self, words: str) -> None:
+        """End what the child was doing; what nobody has seen anything of waits for the next one."""
+        for feed in self._feeds.values():
+            if feed.over:
+                continue
+            if feed.delivered or feed.retried:
+                feed.fail(_died(words))
+            else:
+                feed.restart()
+        self._drop_replies(_died(words))
+
+    def gone(self, words: str) -> None:
+        """End everything."""
+        error: ServiceError = EngineDied(f"{words} while this request was running", hint="send it again")
+        for feed in self._feeds.values():
+            if not feed.over:
+                feed.fail(error)
+        self._drop_replies(error)
+
+    # --- inner ---------------------------------------------------------------------------------------------
+
+    def _answer(self, answer: Answer) -> None:
+        feed = self._feeds.get(answer.key)
+        if feed is None or feed.over:
+            return
+        event = answer.event
+        if isinstance(event, Fault):
+            feed.fail(frames.revive(event))
+        elif isinstance(event, Opened):
+            feed.tail = event.tail
+        else:
+            for seen in self._read(feed, event):
+                feed.put(seen)
+            if feed.size > HIGH_WATER and not feed.held and not feed.over:
+                feed.held = True
+                self._supervisor.send(Hold(key=feed.key, on=True))
+
+    async def _ask(self, key: int, order: Embed | Tokenize | Detokenize) -> Reply:
+        for attempt in (1, 2):
+            await self.load()
+            future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            self._replies[key] = future
+            self._supervisor.send(order)
+            try:
+                reply = await future
+            except EngineDied:
+                if attempt == 2:
+                    raise
+                continue
+            finally:
+                self._replies.pop(key, None)
+                if future.cancelled():
+                    self._supervisor.send(Cancel(key=key))
+            if reply.fault is not None:
+                raise frames.revive(reply.fault)
+            return reply
+        raise EngineDied("the engine stopped while this request was running")
+
+    def _drop_replies(self, error: ServiceError) -> None:
+        for future in self._replies.values():
+            if not future.done():
+                future.set_exception(error)
+
+    def _failure(self) -> EngineFailed:
+        reason = self._supervisor.reason or "the engine was stopped"
+        return EngineFailed(f"the engine cannot serve the model: {reason}", hint="see its log lines")
+
+
+def _died(words: str) -> EngineDied:
+    return EngineDied(f"the engine stopped while this request was running: {words}", hint="send it again")

@@ -1,0 +1,73 @@
+"""A `llama_batch` whose arrays are numpy's: a step writes slices, never single ctypes elements."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import llama_cpp.llama_cpp as api
+import numpy as np
+
+
+class Batch:
+    """Room for `size` tokens, each in one sequence."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.count = 0
+        self._token = np.zeros(size, np.int32)
+        self._pos = np.zeros(size, np.int32)
+        self._sequence = np.zeros(size, np.int32)
+        self._logits = np.zeros(size, np.int8)
+        self._ones = np.ones(size, np.int32)
+        # Each token has one sequence: its list is the element of `_sequence` itself, so the pointers never change.
+        start = self._sequence.ctypes.data
+        self._pointers = np.arange(start, start + 4 * size, 4, dtype=np.uintp)
+        self.raw = api.llama_batch(
+            n_tokens=0,
+            token=_pointer(self._token, ctypes.c_int32),
+            embd=None,
+            pos=_pointer(self._pos, ctypes.c_int32),
+            n_seq_id=_pointer(self._ones, ctypes.c_int32),
+            seq_id=ctypes.cast(
+                ctypes.c_void_p(self._pointers.ctypes.data), ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
+            ),
+            logits=_pointer(self._logits, ctypes.c_int8),
+        )
+
+    def clear(self) -> None:
+        """Start anew."""
+        self.count = 0
+
+    def decodes(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
+        """Add one token each of several sequences, all with logits."""
+        start, end = self.count, self.count + len(tokens)
+        self._token[start:end] = tokens
+        self._pos[start:end] = positions
+        self._sequence[start:end] = sequences
+        self._logits[start:end] = 1
+        self.count = end
+
+    def chunk(
+        self, tokens: Sequence[int], position: int, sequence: int, *, last: bool, every: bool = False
+    ) -> None:
+        """Add a stretch of one sequence. `last`: logits of its last token; `every`: of each."""
+        start, end = self.count, self.count + len(tokens)
+        self._token[start:end] = tokens
+        self._pos[start:end] = np.arange(position, position + len(tokens), dtype=np.int32)
+        self._sequence[start:end] = sequence
+        self._logits[start:end] = every
+        if last:
+            self._logits[end - 1] = 1
+        self.count = end
+
+    def ready(self) -> api.llama_batch:
+        """The batch as llama.cpp takes it."""
+        self.raw.n_tokens = self.count
+        return self.raw
+
+
+def _pointer(
+    values: np.ndarray[tuple[int], np.dtype[np.int32 | np.int8]], kind: type[ctypes.c_int32 | ctypes.c_int8]
+):  # type: ignore[no-untyped-def]
+    return ctypes.cast(ctypes.c_void_p(values.ctypes.data), ctypes.POINTER(kind))

@@ -1,0 +1,290 @@
+"""The child process: reads orders, decodes, reports. Started by `akashllm.server.engines.supervisor`."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Condition, Event, Lock, Thread
+from time import perf_counter
+
+from akashllm.errors import ServiceError
+from akashllm.server.domain import EngineStats, Generation, Sampling, TextPrompt
+from akashllm.server.engines import frames
+from akashllm.server.engines.frames import (
+    Answer,
+    Beat,
+    Cancel,
+    Detokenize,
+    Embed,
+    Hold,
+    Load,
+    Order,
+    Progress,
+    Ready,
+    Refused,
+    Reply,
+    Report,
+    Shutdown,
+    Step,
+    Submit,
+    Tokenize,
+)
+from akashllm.server.engines.lifeline import die_with_parent
+from akashllm.server.engines.llamacpp.embedding import Embedder
+from akashllm.server.engines.llamacpp.job import Job
+from akashllm.server.engines.llamacpp.model import ECHO_ROWS, Model, ModelRefused
+from akashllm.server.engines.llamacpp.prepare import Preparer
+from akashllm.server.engines.llamacpp.scheduler import Scheduler
+
+BEAT = 0.5
+"""Seconds between signs of life."""
+
+_PREPARERS = 2
+
+
+class Child:
+    """The state the threads of the process share.
+
+    The main thread owns llama.cpp's contexts. The reader thread takes orders and wakes it, helpers render and
+    compile, and one thread beats. Everything the main thread has to do comes through `_inbox`.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = Lock()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = Condition()
+        self._jobs: dict[int, Job | None] = {}
+        self._helpers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._stop = Event()
+        self._scheduler: Scheduler | None = None
+
+    def run(self) -> None:
+        """Load, then decode until told to stop."""
+        body = frames.receive(self._connection)
+        order = frames.decode_order(body) if body is not None else Shutdown()
+        if not isinstance(order, Load):
+            return
+        Thread(target=self._beat, name="beat", daemon=True).start()
+        try:
+            model = self._load(order)
+        except ModelRefused as refusal:
+            self._send(Refused(reason=str(refusal)))
+            return
+        self._decode()
+        del model
+
+    def _load(self, order: Load) -> Model:
+        last = -1.0
+
+        def progress(percent: float) -> None:
+            nonlocal last
+            if percent - last >= 1.0 or percent >= 100.0:
+                last = percent
+                self._send(Progress(percent=percent))
+
+        model = Model(order, progress)
+        self._model = model
+        self._preparer = Preparer(model)
+        self._embedder = Embedder(model)
+        scheduler = Scheduler(
+            model.context,
+            slots=model.slots,
+            sequences=min(256, 2 * model.slots + 1),
+            ends=model.vocabulary.ends,
+            whole=model.whole_prefixes,
+            echo_rows=ECHO_ROWS,
+        )
+        self._warm_up(scheduler)
+        self._scheduler = scheduler
+        self._helpers.submit(self._preparer.constraints.warm)
+        self._send(Ready(info=model.info))
+        Thread(target=self._read, name="orders", daemon=True).start()
+        return model
+
+    def _warm_up(self, scheduler: Scheduler) -> None:
+        """One real token, so that ready means ready."""
+        if not self._model.generates:
+            self._embedder.warm_up()
+            return
+        request = Generation(
+            id="warm-up",
+            model="",
+            prompt=TextPrompt(text="Hello"),
+            sampling=Sampling(temperature=0.0),
+            max_tokens=1,
+        )
+        job = self._preparer.job(0, request)
+        scheduler.submit(job)
+        answers: list[Answer] = []
+        for _ in range(4):
+            answers += scheduler.step()
+            if job.over and job.produced:
+                return
+        raise ModelRefused("the model loads but does not produce a token")
+
+    # --- the main thread -----------------------------------------------------------------------------------
+
+    def _decode(self) -> None:
+        scheduler = self._scheduler
+        if scheduler is None:
+            return
+        inbox = self._inbox
+        while not self._stop.is_set():
+            while inbox:
+                inbox.popleft()()
+            answers = scheduler.step() if scheduler.busy() else []
+            if answers:
+                self._send(Step(answers=answers))
+                for answer in answers:
+                    if isinstance(answer.event, frames.Done | frames.Fault):
+                        self._jobs.pop(answer.key, None)
+            self._embedder.step(self._send)
+            if not inbox and not scheduler.busy() and not self._embedder.busy():
+                with self._wake:
+                    if not inbox and not self._stop.is_set():
+                        self._wake.wait()
+
+    def _post(self, action: Callable[[], None]) -> None:
+        """Have `action` run on the main thread before the next step."""
+        self._inbox.append(action)
+        with self._wake:
+            self._wake.notify()
+
+    def _enter(self, job: Job) -> None:
+        if job.key in self._jobs and self._scheduler is not None:
+            self._jobs[job.key] = job
+            self._scheduler.submit(job)
+
+    def _cancel(self, key: int) -> None:
+        job = self._jobs.pop(key, None)
+        if job is not None and self._scheduler is not None:
+            self._scheduler.cancel(job)
+        self._model.context.resume()
+
+    def _hold(self, key: int, *, on: bool) -> None:
+        job = self._jobs.get(key)
+        if job is not None:
+            job.held = on
+
+    # --- the other threads ---------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while True:
+            body = frames.receive(self._connection)
+            if body is None:
+                # The service is gone. Nothing here is worth finishing.
+                os._exit(0)
+            self._obey(frames.decode_order(body))
+
+    def _obey(self, order: Order) -> None:
+        match order:
+            case Submit():
+                self._jobs[order.key] = None
+                self._helpers.submit(self._prepare, order)
+            case Cancel():
+                scheduler = self._scheduler
+                job = self._jobs.get(order.key)
+                if scheduler is not None and job is not None and scheduler.only_prompt(job):
+                    self._model.context.abort()
+                self._post(lambda: self._cancel(order.key))
+            case Hold():
+                self._post(lambda: self._hold(order.key, on=order.on))
+            case Embed():
+                self._helpers.submit(self._answer, order.key, lambda: self._embed(order))
+            case Tokenize():
+                self._helpers.submit(self._answer, order.key, lambda: self._tokenize(order))
+            case Detokenize():
+                self._helpers.submit(self._answer, order.key, lambda: self._detokenize(order))
+            case Shutdown():
+                self._stop.set()
+                self._model.context.abort()
+                self._post(lambda: None)
+            case Load():
+                pass
+
+    def _prepare(self, order: Submit) -> None:
+        if order.key not in self._jobs:
+            return
+        try:
+            job = self._preparer.job(order.key, order.request)
+        except ServiceError as error:
+            self._jobs.pop(order.key, None)
+            self._send(Step(answers=[Answer(order.key, frames.fault(error))]))
+        except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer and the trace goes to the log
+            traceback.print_exc()
+            self._jobs.pop(order.key, None)
+            failure = ServiceError("the engine could not prepare this request")
+            self._send(Step(answers=[Answer(order.key, frames.fault(failure))]))
+        else:
+            self._post(lambda: self._enter(job))
+
+    def _answer(self, key: int, work: Callable[[], Reply | None]) -> None:
+        try:
+            reply = work()
+        except ServiceError as error:
+            reply = Reply(key=key, fault=frames.fault(error))
+        except Exception:  # noqa: BLE001 - as above
+            traceback.print_exc()
+            reply = Reply(key=key, fault=frames.fault(ServiceError("the engine could not answer this request")))
+        if reply is not None:
+            self._send(reply)
+
+    def _tokenize(self, order: Tokenize) -> Reply:
+        tokens = self._model.vocabulary.tokenize(order.text, special=order.special, bos=order.bos)
+        return Reply(key=order.key, tokens=tuple(tokens))
+
+    def _detokenize(self, order: Detokenize) -> Reply:
+        return Reply(key=order.key, text=self._model.vocabulary.detokenize(order.tokens))
+
+    def _embed(self, order: Embed) -> None:
+        work = self._embedder.prepare(order.key, order.request)
+        self._post(lambda: self._embedder.enter(work))
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            scheduler = self._scheduler
+            if scheduler is None:
+                self._send(Beat(stats=EngineStats()))
+                continue
+            tokens = scheduler.step_tokens or self._embedder.step_tokens
+            began = scheduler.step_began if scheduler.step_tokens else self._embedder.step_began
+            self._send(
+                Beat(stats=scheduler.stats(), age=perf_counter() - began if tokens else 0.0, tokens=tokens)
+            )
+
+    def _send(self, report: Report) -> None:
+        data = frames.encode(report)
+        try:
+            with self._sending:
+                self._connection.sendall(data)
+        except OSError:
+            os._exit(0)
+
+
+def main() -> None:
+    """`python -m akashllm.server.engines.llamacpp.child FD PARENT_PID`."""
+    descriptor, parent = (int(word) for word in sys.argv[1:3])
+    die_with_parent(parent)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The kernel, short of memory, takes the engine before the service that can restart it.
+    Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    # Helpers give way to the decode loop quickly.
+    sys.setswitchinterval(0.0005)
+    with socket.socket(fileno=descriptor) as connection:
+        Child(connection).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # No clean-up of the libraries: it can only hang, and everything is given back anyway.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""One llama.cpp context: its cache, its decode call, its logits as numpy."""
+
+from __future__ import annotations
+
+import ctypes
+
+import llama_cpp.llama_cpp as api
+import numpy as np
+from numpy.typing import NDArray
+
+from akashllm.server.engines.llamacpp.batch import Batch
+
+CACHE_FULL = 1
+ABORTED = 2
+
+
+class Context:
+    """A context of `sequences` sequences that share `cells` cells of cache.
+
+    Raises `MemoryError` if llama.cpp cannot make it.
+    """
+
+    def __init__(
+        self,
+        model: ctypes.c_void_p,
+        *,
+        vocab_size: int,
+        cells: int,
+        sequences: int,
+        batch: int,
+        micro_batch: int,
+        outputs: int,
+        threads: int,
+        embeddings: bool = False,
+        pooling: int = api.LLAMA_POOLING_TYPE_UNSPECIFIED,
+    ) -> None:
+        params = api.llama_context_default_params()
+        check_layout(params)
+        params.n_ctx = cells
+        params.n_batch = batch
+        params.n_ubatch = min(micro_batch, batch)
+        params.n_seq_max = sequences
+        params.n_outputs_max = 0 if embeddings else min(outputs, batch)
+        params.n_outputs_max_per_seq = 0
+        params.n_threads = threads
+        params.n_threads_batch = threads
+        params.embeddings = embeddings
+        params.pooling_type = pooling
+        params.kv_unified = True
+        params.no_perf = True
+        # The callback is asked between the operations of a step. strlen of a one-byte string is a flag that can
+        # be read without Python, hence without its lock: "" goes on, "x" aborts.
+        self._flag = ctypes.create_string_buffer(2)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        self._callback = api.ggml_abort_callback(strlen)
+        params.abort_callback = self._callback
+        params.abort_callback_data = ctypes.addressof(self._flag)
+        raw = api.llama_init_from_model(model, params)
+        if not raw:
+            message = f"llama.cpp cannot make a context of {cells} tokens"
+            raise MemoryError(message)
+        self.raw = raw
+        self.memory = api.llama_get_memory(raw)
+        self.cells = int(api.llama_n_ctx(raw))
+        self.vocab_size = vocab_size
+        self.batch = Batch(batch)
+        prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+        library = api._lib  # noqa: SLF001 - the package offers no other way to the function's address
+        self._logits_address = prototype(ctypes.cast(library.llama_get_logits, ctypes.c_void_p).value)
+        self._view: tuple[int, int, NDArray[np.float32]] | None = None
+
+    def decode(self) -> int:
+        """Evaluate the batch: 0, `CACHE_FULL`, `ABORTED`, or negative for what llama.cpp refuses."""
+        return int(api.llama_decode(self.raw, self.batch.ready()))
+
+    def logits(self, rows: int) -> NDArray[np.float32]:
+        """The logits of the last step, one row an output, in the order of the batch; ours until the next step."""
+        address = self._logits_address(self.raw)
+        if self._view is None or self._view[0] != address or self._view[1] < rows:
+            buffer = (ctypes.c_float * (rows * self.vocab_size)).from_address(address)
+            view = np.frombuffer(buffer, np.float32).reshape(rows, self.vocab_size)
+            self._view = (address, rows, view)
+        return self._view[2][:rows]
+
+    def pooled(self, sequence: int, length: int) -> NDArray[np.float32] | None:
+        """The pooled embedding of a sequence of the last batch."""
+        pointer = api.llama_get_embeddings_seq(self.raw, sequence)
+        return np.ctypeslib.as_array(pointer, (length,)).copy() if pointer else None
+
+    def abort(self) -> None:
+        """Stop the step that is running; callable from any thread."""
+        self._flag.raw = b"x\0"
+
+    def resume(self) -> None:
+        """Let the next step run."""
+        self._flag.raw = b"\0\0"
+
+    def clear(self) -> None:
+        """Forget every sequence."""
+        api.llama_memory_clear(self.memory, False)
+
+    def remove(self, sequence: int, start: int, end: int = -1) -> bool:
+        """Take positions out of a sequence; False where the memory cannot do that in part."""
+        return bool(api.llama_memory_seq_rm(self.memory, sequence, start, end))
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Share positions of one sequence with another."""
+        api.llama_memory_seq_cp(self.memory, source, target, start, end)
+
+    def shift(self, sequence: int, start: int, by: int) -> None:
+        """Move the positions from `start` on."""
+        api.llama_memory_seq_add(self.memory, sequence, start, -1, by)
+
+    def can_shift(self) -> bool:
+        """Whether positions can be moved at all."""
+        return bool(api.llama_memory_can_shift(self.memory))
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self.raw:
+            api.llama_free(self.raw)
+            self.raw = None
+
+
+def check_layout(params: api.llama_context_params) -> None:
+    """Binding and library are one unit: a library with another struct layout reads our fields as others.
+
+    Raises RuntimeError if the defaults of the library do not arrive where the binding looks for them.
+    """
+    defaults = (params.n_batch, params.n_ubatch, params.offload_kqv, params.op_offload, params.swa_full)
+    if defaults != (2048, 512, True, True, True):
+        message = f"llama-cpp-python and its library do not fit together: default parameters read as {defaults}"
+        raise RuntimeError(message)

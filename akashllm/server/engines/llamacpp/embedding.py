@@ -1,0 +1,171 @@
+"""Embeddings: a second, small context over the same weights, fed a piece at a time between decode steps."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter, perf_counter_ns
+
+import llama_cpp.llama_cpp as api
+import numpy as np
+from numpy.typing import NDArray
+
+from akashllm.errors import BadRequest, ContextOverflow, ServiceError
+from akashllm.server.domain import Embedding, Embeddings, Timings
+from akashllm.server.engines.frames import Reply, Report, fault
+from akashllm.server.engines.llamacpp.context import Context
+from akashllm.server.engines.llamacpp.model import Model
+
+MAX_INPUT = 8192
+"""Tokens of one input to a model that is made for embeddings; MAX_INPUT_GENERATIVE: to one that is not."""
+MAX_INPUT_GENERATIVE = 2048
+MAX_INPUTS = 2048
+STEP = 512
+"""Tokens of short inputs evaluated together; a decode step waits no longer than that, or than one long input."""
+_SEQUENCES = 32
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One request for embeddings and what is done of it."""
+
+    key: int
+    request: Embedding
+    inputs: list[array[int]]
+    vectors: list[tuple[float, ...]] = field(default_factory=list)
+    began: int = field(default_factory=perf_counter_ns)
+
+
+class Embedder:
+    """Makes embeddings on the main thread; `prepare` may be called from any."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        longest = MAX_INPUT_GENERATIVE if model.generates and model.pooling < 0 else MAX_INPUT
+        self._limit = min(model.context_length, longest)
+        self._context: Context | None = None
+        self._queue: deque[Work] = deque()
+        self.step_began = 0.0
+        self.step_tokens = 0
+
+    def busy(self) -> bool:
+        """Whether there is something to embed."""
+        return bool(self._queue)
+
+    def prepare(self, key: int, request: Embedding) -> Work:
+        """Token lists that fit. Raises `BadRequest`."""
+        if not 1 <= len(request.inputs) <= MAX_INPUTS:
+            message = f"{len(request.inputs)} inputs: it has to be from 1 to {MAX_INPUTS}"
+            raise BadRequest(message, param="input")
+        if request.dimensions is not None and not 1 <= request.dimensions <= self._model.width:
+            message = f"dimensions is {request.dimensions}: it has to be from 1 to {self._model.width}"
+            raise BadRequest(message, param="dimensions")
+        return Work(key, request, [self._tokens(item, truncate=request.truncate) for item in request.inputs])
+
+    def _tokens(self, item: str | tuple[int, ...], *, truncate: bool) -> array[int]:
+        vocabulary = self._model.vocabulary
+        if isinstance(item, str):
+            tokens = vocabulary.tokenize(item, special=False, bos=True)
+        else:
+            vocabulary.check(item)
+            tokens = list(item)
+        if not tokens:
+            tokens = [max(vocabulary.bos, vocabulary.eos, 0)]
+        if len(tokens) > self._limit:
+            if not truncate:
+                raise ContextOverflow(len(tokens), self._limit, param="input")
+            # What the model puts at the end of every text (a separator) stays at the end.
+            tokens = [*tokens[: self._limit - 1], tokens[-1]]
+        return array("i", tokens)
+
+    def enter(self, work: Work) -> None:
+        """Queue a request."""
+        self._queue.append(work)
+
+    def warm_up(self) -> None:
+        """One embedding, so that ready means ready."""
+        self._embed([array("i", self._model.vocabulary.tokenize("Hello", special=False, bos=True))])
+
+    def step(self, send: Callable[[Report], None]) -> None:
+        """Embed some inputs of the oldest request, if there is one."""
+        if not self._queue:
+            return
+        work = self._queue[0]
+        done = len(work.vectors)
+        group: list[array[int]] = []
+        tokens = 0
+        for item in work.inputs[done : done + _SEQUENCES]:
+            if group and tokens + len(item) > min(STEP, self._limit):
+                break
+            group.append(item)
+            tokens += len(item)
+        try:
+            rows = self._embed(group)
+        except ServiceError as error:
+            self._queue.popleft()
+            send(Reply(key=work.key, fault=fault(error)))
+            return
+        work.vectors.extend(_shape(row, work.request) for row in rows)
+        if len(work.vectors) == len(work.inputs):
+            self._queue.popleft()
+            elapsed = perf_counter_ns() - work.began
+            result = Embeddings(
+                vectors=tuple(work.vectors),
+                prompt_tokens=sum(len(item) for item in work.inputs),
+                timings=Timings(prompt=elapsed),
+            )
+            send(Reply(key=work.key, embeddings=result))
+
+    def _embed(self, group: list[array[int]]) -> list[NDArray[np.float32]]:
+        context = self._open()
+        context.clear()
+        context.batch.clear()
+        for sequence, tokens in enumerate(group):
+            context.batch.chunk(tokens, 0, sequence, last=True, every=True)
+        self.step_began = perf_counter()
+        self.step_tokens = context.batch.count
+        code = context.decode()
+        self.step_tokens = 0
+        if code:
+            message = f"the engine could not embed this input (llama_decode gave {code})"
+            raise ServiceError(message)
+        rows = [context.pooled(sequence, self._model.width) for sequence in range(len(group))]
+        found = [row for row in rows if row is not None]
+        if len(found) != len(group):
+            raise ServiceError("this model gives no pooled embeddings")
+        return found
+
+    def _open(self) -> Context:
+        if self._context is None:
+            model = self._model
+            pooling = (
+                model.pooling if model.pooling > api.LLAMA_POOLING_TYPE_NONE else api.LLAMA_POOLING_TYPE_MEAN
+            )
+            size = max(self._limit, min(STEP, model.context_length))
+            try:
+                self._context = Context(
+                    model.raw,
+                    vocab_size=model.vocabulary.size,
+                    cells=-(-size // 256) * 256,
+                    sequences=_SEQUENCES,
+                    batch=size,
+                    micro_batch=size,
+                    outputs=size,
+                    threads=model.threads,
+                    embeddings=True,
+                    pooling=pooling,
+                )
+            except MemoryError as error:
+                raise ServiceError(str(error)) from error
+        return self._context
+
+
+def _shape(row: NDArray[np.float32], request: Embedding) -> tuple[float, ...]:
+    vector = row[: request.dimensions].astype(np.float64)
+    if request.normalize:
+        length = float(np.sqrt((vector * vector).sum()))
+        if length > 0:
+            vector = vector / length
+    return tuple(vector.tolist())

@@ -1,0 +1,59 @@
+"""The llama.cpp engine as the service sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from akashllm.errors import AkashllmError
+from akashllm.server.domain import ModelInfo
+from akashllm.server.engines.framed import FramedEngine
+from akashllm.server.engines.frames import Load
+from akashllm.server.models.details import describe
+
+CHILD = "akashllm.server.engines.llamacpp.child"
+
+
+class LlamaCppEngine(FramedEngine):
+    """A GGUF file served by llama.cpp in a child process.
+
+    context     tokens one request may use; 0: what the model was trained for, up to 8,192
+    slots       sequences decoded at the same time
+    cache       tokens the key-value cache holds in all; 0: a context for every slot, less if memory is short
+    threads     0: what this process may use;  gpu_layers: -1 for all
+    watchdog    seconds of silence after which the child is taken for dead
+    """
+
+    def __init__(
+        self,
+        model_path: Path | str,
+        *,
+        name: str,
+        context: int = 0,
+        slots: int = 8,
+        cache: int = 0,
+        threads: int = 0,
+        gpu_layers: int = -1,
+        batch: int = 2048,
+        micro_batch: int = 512,
+        watchdog: float = 60.0,
+    ) -> None:
+        order = Load(
+            model=str(model_path),
+            name=name,
+            context=context,
+            slots=slots,
+            cache=cache,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            batch=batch,
+            micro_batch=micro_batch,
+        )
+        super().__init__("llamacpp", CHILD, order, _from_file(Path(model_path), name), watchdog=watchdog)
+
+
+def _from_file(path: Path, name: str) -> ModelInfo:
+    """What the file tells; if it cannot be read, loading it will say why."""
+    try:
+        return describe(path, name)
+    except (AkashllmError, OSError):
+        return ModelInfo(name=name)

@@ -1,0 +1,84 @@
+"""How much memory a model will take, before it takes it; and how many threads it may have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SMALL_MODEL = 64 * 1024 * 1024
+"""Bytes. Below this a step is so short that a second thread waits for the first more than it helps."""
+
+_RESERVE = 128 * 1024 * 1024
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: the smaller of what the machine and the control group have left."""
+    free: list[int] = []
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            free.append(int(line.split()[1]) * 1024)
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        most, now = _read(limit).strip(), _read(usage).strip()
+        if most.isdigit() and now.isdigit():
+            free.append(max(0, int(most) - int(now)))
+    return min(free, default=1 << 62)
+
+
+def usable_threads() -> int:
+    """Threads this process may run at once: its affinity, or its control group's quota if that is less."""
+    count = len(os.sched_getaffinity(0))
+    quota = _read("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        count = min(count, int(quota[0]) // max(1, int(quota[1])))
+    else:
+        old = (
+            _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").strip(),
+            _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip(),
+        )
+        if old[0].isdigit() and old[1].isdigit():
+            count = min(count, int(old[0]) // max(1, int(old[1])))
+    return max(1, count)
+
+
+def choose_threads(asked: int, weights: int) -> int:
+    """Threads for a model of `weights` bytes; `asked` wins, up to twice what the machine has."""
+    usable = usable_threads()
+    if asked > 0:
+        return min(asked, 2 * usable)
+    return 1 if weights < SMALL_MODEL else usable
+
+
+def plan_cache(*, weights: int, per_token: int, context: int, slots: int, wanted: int, on_gpu: bool) -> int:
+    """Tokens the cache is to hold: room for every slot's context, or less where memory is short.
+
+    `per_token` is bytes of cache a token takes. Raises `MemoryError`, with the sum, if not even one context fits.
+    """
+    tokens = wanted if wanted > 0 else context * slots
+    tokens = max(tokens, context)
+    if on_gpu:
+        return tokens
+    left = available_memory() - weights - _RESERVE
+    if tokens * per_token <= left:
+        return tokens
+    if context * per_token <= left:
+        return max(context, left // per_token // 256 * 256)
+    message = (
+        f"the model needs {_gib(weights)} for weights, {_gib(context * per_token)} for a context of {context} tokens "
+        f"and {_gib(_RESERVE)} to work in, and {_gib(available_memory())} are free: lower the context or take a smaller "
+        f"quantisation"
+    )
+    raise MemoryError(message)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.2f} GiB"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""

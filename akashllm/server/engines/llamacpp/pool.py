@@ -1,0 +1,183 @@
+"""The sequences in the cache: who has which, what is shared, and what is given up when room is short."""
+
+from __future__ import annotations
+
+from array import array
+from itertools import count
+from typing import Any
+
+from akashllm.server.engines.llamacpp.cells import Cells
+from akashllm.server.engines.llamacpp.context import Context
+from akashllm.server.engines.llamacpp.prefix import Resident, leader, longest, usable
+
+MIN_SHARED = 4
+"""Tokens. A shorter common beginning costs more to share than to evaluate."""
+
+MIN_FOLLOWED = 16
+"""Tokens. A shorter beginning is not worth waiting for."""
+
+
+class Pool:
+    """Sequences of one context, and the cells they hold.
+
+    `whole`: the memory is recurrent; a cached sequence is used to its last token or not at all.
+    """
+
+    def __init__(self, context: Context, sequences: int, *, whole: bool) -> None:
+        self.context = context
+        self.cells = Cells(context.cells)
+        self.residents: dict[int, Resident] = {}
+        self._free = list(range(sequences - 1, -1, -1))
+        self._whole = whole
+        self._clock = count(1)
+
+    def reserve(self, tokens: int) -> bool:
+        """Have `tokens` cells free, giving up idle sequences, oldest first. False: not enough of them."""
+        while self.cells.free < tokens:
+            if not self.evict():
+                return False
+        return True
+
+    def reach(self) -> int:
+        """Cells that are free or would be if all idle sequences were given up; an estimate from below."""
+        idle = (
+            self.cells.freed_by(resident.cells)
+            for resident in self.residents.values()
+            if resident.owner is None
+        )
+        return self.cells.free + sum(idle)
+
+    def evict(self) -> bool:
+        """Give up the idle sequence that was used longest ago; False if there is none."""
+        idle = [resident for resident in self.residents.values() if resident.owner is None]
+        if not idle:
+            return False
+        self._drop(min(idle, key=lambda resident: resident.used))
+        return True
+
+    def trim(self, most: int) -> None:
+        """Give up idle sequences until they hold at most `most` cells: every step looks at all of them."""
+        idle = sorted(
+            (resident for resident in self.residents.values() if resident.owner is None),
+            key=lambda resident: resident.used,
+        )
+        held = sum(len(resident.cells) for resident in idle)
+        for resident in idle:
+            if held <= most:
+                return
+            held -= len(resident.cells)
+            self._drop(resident)
+
+    def expected(self, plan: array[int]) -> int:
+        """How much of a plan is in the cache, or will be once those who run have come so far."""
+        limit = len(plan) - 1
+        _, here = longest(self.residents.values(), plan, whole=self._whole)
+        _, soon = (None, 0) if self._whole else leader(self.residents.values(), plan)
+        return min(max(here, soon), limit)
+
+    def acquire(self, owner: Any, plan: array[int], *, share: bool) -> tuple[Resident, Resident | None, int]:
+        """A sequence for a plan, with as much of it as is there.
+
+        Also the running sequence that is worth waiting for, and up to where. At least the last token of the plan
+        is left to evaluate: its logits are wanted. There are more sequences than owners, so one is always found.
+        """
+        limit = len(plan) - 1
+        source, shared = longest(self.residents.values(), plan, whole=self._whole) if share else (None, 0)
+        if self._whole and shared > limit:
+            source, shared = None, 0
+        shared = min(shared, limit)
+        if source is None or shared < MIN_SHARED:
+            resident = self._fresh()
+        elif source.owner is None and (len(source.tokens) - shared <= shared or not self._free):
+            resident = source
+            self.truncate(resident, shared)
+        else:
+            source.used = next(self._clock)
+            resident = self._fresh(keep=source)
+            self._copy(source, resident, shared)
+        resident.owner = owner
+        resident.plan = plan
+        resident.used = next(self._clock)
+        if not share or self._whole:
+            return resident, None, 0
+        ahead, planned = leader((other for other in self.residents.values() if other is not resident), plan)
+        planned = min(planned, limit)
+        if ahead is not None and planned >= len(resident.tokens) + MIN_FOLLOWED:
+            return resident, ahead, planned
+        return resident, None, 0
+
+    def catch_up(self, resident: Resident, source: Resident, target: int) -> None:
+        """Copy what another sequence has by now of the plan of this one, up to `target`."""
+        have = min(usable(source, resident.plan, whole=False), target)
+        if have > len(resident.tokens):
+            self._copy(source, resident, have)
+
+    def best_source(self, resident: Resident) -> Resident | None:
+        """Another sequence that has more of this one's plan than it has itself."""
+        others = (other for other in self.residents.values() if other is not resident)
+        source, shared = longest(others, resident.plan, whole=self._whole)
+        return source if shared > len(resident.tokens) else None
+
+    def grow(self, resident: Resident, tokens: array[int]) -> None:
+        """Account for tokens that were evaluated."""
+        resident.tokens.extend(tokens)
+        self.cells.take(resident.cells, len(tokens))
+
+    def truncate(self, resident: Resident, length: int) -> None:
+        """Keep only the first `length` tokens, whatever the cache has beyond; fewer if the memory cannot."""
+        if not self.context.remove(resident.id, length):
+            self.context.remove(resident.id, -1)
+            length = 0
+        del resident.tokens[length:]
+        self.cells.release(resident.cells, length)
+        if resident.stable is not None and length <= resident.stable:
+            resident.stable = None
+
+    def shift(self, resident: Resident, keep: int, discard: int) -> None:
+        """Take `discard` tokens out after the first `keep`; the rest moves down, or is to be evaluated anew."""
+        if self.context.can_shift() and not self._whole and self.cells.exclusive(resident.cells, keep):
+            self.context.remove(resident.id, keep, keep + discard)
+            self.context.shift(resident.id, keep + discard, -discard)
+            del resident.tokens[keep : keep + discard]
+            self.cells.release(resident.cells, keep, keep + discard)
+            resident.stable = keep
+        else:
+            self.truncate(resident, keep)
+
+    def release(self, resident: Resident) -> None:
+        """Nobody decodes in it any more; it stays for those who begin alike."""
+        resident.owner = None
+        resident.plan = array("i")
+        resident.used = next(self._clock)
+        if resident.stable is not None:
+            self.truncate(resident, resident.stable)
+        if not resident.tokens:
+            self._drop(resident)
+
+    def drop(self, resident: Resident) -> None:
+        """Forget a sequence."""
+        resident.owner = None
+        self._drop(resident)
+
+    def _fresh(self, keep: Resident | None = None) -> Resident:
+        if not self._free:
+            idle = [other for other in self.residents.values() if other.owner is None and other is not keep]
+            self._drop(min(idle, key=lambda other: other.used))
+        resident = Resident(self._free.pop())
+        self.residents[resident.id] = resident
+        return resident
+
+    def _copy(self, source: Resident, target: Resident, end: int) -> None:
+        start = len(target.tokens)
+        if self._whole:
+            self.context.copy(source.id, target.id, -1, -1)
+        else:
+            self.context.copy(source.id, target.id, start, end)
+        target.tokens.extend(source.tokens[start:end])
+        self.cells.share(target.cells, source.cells, start, end)
+
+    def _drop(self, resident: Resident) -> None:
+        self.context.remove(resident.id, -1)
+        self.cells.release(resident.cells, 0)
+        self.residents.pop(resident.id, None)
+        self._free.append(resident.id)

@@ -1,0 +1,252 @@
+"""Choosing the next token from a row of logits.
+
+Everything is numpy on the engine's own buffer: rows are changed in place and are gone with the next step. The
+order is llama.cpp's for what changes logits (bias, penalties) and Ollama's for what cuts them: top-k, temperature,
+typical, top-p, min-p. Each sequence has its own generator, so that a seed gives the same text whatever else runs.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from akashllm.server.domain import Sampling
+
+Row = NDArray[np.float32]
+Ids = NDArray[np.intp]
+
+_NEGLIGIBLE = 30.0
+"""Tokens this many temperatures below the best have a probability under 1e-13: no float32 draw reaches them."""
+
+_NEAR = 8.0
+"""A first, narrower cut, in which the k best are nearly always found."""
+
+_BLOCK = 32
+"""Uniform numbers drawn at a time."""
+
+_MIROSTAT_FIRST = 1
+_MIROSTAT_SECOND = 2
+_MIROSTAT_M = 100
+
+
+class Sampler:
+    """The sampler of one sequence: its settings, its random numbers and the tokens it remembers."""
+
+    __slots__ = (
+        "_bias",
+        "_counts",
+        "_generated",
+        "_mu",
+        "_newline",
+        "_numbers",
+        "_recent",
+        "_rng",
+        "_settings",
+        "greedy",
+        "remembers",
+        "simple",
+    )
+
+    def __init__(
+        self, settings: Sampling, prompt: Sequence[int], *, index: int = 0, context: int = 0, newline: int = -1
+    ) -> None:
+        self._settings = settings
+        seed = secrets.randbits(64) if settings.seed is None else settings.seed % (1 << 64)
+        self._rng = np.random.Generator(np.random.PCG64([seed, index]))
+        self._numbers: list[float] = []
+        self._mu = 2.0 * settings.mirostat_tau
+        self._newline = -1 if settings.penalize_newline else newline
+        self._bias: tuple[NDArray[np.intp], Row] | None = None
+        if settings.logit_bias:
+            self._bias = (
+                np.fromiter(settings.logit_bias.keys(), np.intp),
+                np.fromiter(settings.logit_bias.values(), np.float32),
+            )
+        window = context if settings.repeat_last_n < 0 else settings.repeat_last_n
+        penalised = (
+            settings.repeat_penalty != 1.0
+            or settings.presence_penalty != 0.0
+            or settings.frequency_penalty != 0.0
+        )
+        self.remembers = penalised and window > 0
+        """Whether `accept` has to be called for each token."""
+        self._recent: deque[int] = deque(maxlen=max(window, 1))
+        self._counts: Counter[int] = Counter()
+        self._generated: Counter[int] = Counter()
+        if self.remembers:
+            for token in prompt[-window:]:
+                self._remember(token, ~token)
+        self.greedy = settings.temperature <= 0.0
+        self.simple = not self.remembers and self._bias is None
+        """Whether the logits are used as they come."""
+
+    def accept(self, token: int) -> None:
+        """Remember a token that was produced."""
+        self._remember(token, token)
+        self._generated[token] += 1
+
+    def _remember(self, token: int, entry: int) -> None:
+        """Prompt tokens enter as their complement, so that they can be told from generated ones as they leave."""
+        recent = self._recent
+        if len(recent) == recent.maxlen:
+            oldest = recent[0]
+            if oldest >= 0:
+                _forget(self._generated, oldest)
+            _forget(self._counts, oldest if oldest >= 0 else ~oldest)
+        recent.append(entry)
+        self._counts[token] += 1
+
+    def adjust(self, row: Row) -> None:
+        """Apply bias and penalties, in place.
+
+        The repetition penalty is llama.cpp's and sees prompt and answer; presence and frequency are OpenAI's
+        and see the answer. All look back over the same window.
+        """
+        if self._bias is not None:
+            row[self._bias[0]] += self._bias[1]
+        if not self.remembers or not self._counts:
+            return
+        settings = self._settings
+        newline = row[self._newline] if self._newline >= 0 else None
+        if settings.repeat_penalty != 1.0:
+            ids = np.fromiter(self._counts.keys(), np.intp, len(self._counts))
+            values = row[ids]
+            row[ids] = np.where(values <= 0, values * settings.repeat_penalty, values / settings.repeat_penalty)
+        if self._generated and (settings.presence_penalty or settings.frequency_penalty):
+            ids = np.fromiter(self._generated.keys(), np.intp, len(self._generated))
+            counts = np.fromiter(self._generated.values(), np.float32, len(self._generated))
+            row[ids] -= counts * settings.frequency_penalty + settings.presence_penalty
+        if newline is not None:
+            row[self._newline] = newline
+
+    def draw(self, row: Row) -> int:
+        """One token from adjusted logits."""
+        if self.greedy:
+            return int(row.argmax())
+        settings = self._settings
+        if settings.mirostat in {_MIROSTAT_FIRST, _MIROSTAT_SECOND}:
+            return self._mirostat(row)
+        temperature = settings.temperature
+        best = float(row.max())
+        ids = _best(row, best, settings.top_k, temperature)
+        values = row[ids].astype(np.float64)
+        sort = settings.top_p < 1.0 or settings.min_p > 0.0
+        if sort:
+            order = np.argsort(-values, kind="stable")
+            ids, values = ids[order], values[order]
+        weights = np.exp((values - best) / temperature)
+        if settings.typical_p < 1.0:
+            ids, weights = _typical(ids, weights, settings.typical_p)
+            if sort:
+                order = np.argsort(-weights, kind="stable")
+                ids, weights = ids[order], weights[order]
+        sums = weights.cumsum()
+        count = len(sums)
+        if settings.top_p < 1.0:
+            count = min(count, int(sums.searchsorted(max(settings.top_p, 0.0) * sums[-1])) + 1)
+        if settings.min_p > 0.0:
+            count = min(count, max(1, int(np.count_nonzero(weights >= settings.min_p * weights[0]))))
+        return int(ids[self._pick(sums, count)])
+
+    def _pick(self, sums: NDArray[np.float64], count: int) -> int:
+        if not self._numbers:
+            self._numbers = self._rng.random(_BLOCK).tolist()
+        place = int(sums[:count].searchsorted(self._numbers.pop() * sums[count - 1], side="right"))
+        return min(place, count - 1)
+
+    def _mirostat(self, row: Row) -> int:
+        """Mirostat 1 and 2 as llama.cpp has them: only temperature goes before."""
+        settings = self._settings
+        best = float(row.max())
+        ids = _best(row, best, 0, settings.temperature)
+        values = row[ids].astype(np.float64)
+        order = np.argsort(-values, kind="stable")
+        ids = ids[order]
+        weights = np.exp((values[order] - best) / settings.temperature)
+        probabilities = weights / weights.cumsum()[-1]
+        surprise = -np.log2(np.maximum(probabilities, 1e-300))
+        if settings.mirostat == _MIROSTAT_SECOND:
+            count = max(1, int(np.count_nonzero(surprise <= self._mu)))
+        else:
+            count = self._mirostat_k(probabilities, len(row))
+        sums = probabilities[:count].cumsum()
+        place = self._pick(sums, count)
+        observed = -math.log2(max(probabilities[place] / sums[-1], 1e-300))
+        self._mu -= settings.mirostat_eta * (observed - settings.mirostat_tau)
+        return int(ids[place])
+
+    def _mirostat_k(self, probabilities: NDArray[np.float64], vocab: int) -> int:
+        count = min(_MIROSTAT_M, len(probabilities))
+        if count < 2:
+            return 1
+        steps = np.log(np.arange(2, count + 1) / np.arange(1, count))
+        falls = np.log(probabilities[: count - 1] / np.maximum(probabilities[1:count], 1e-300))
+        s_hat = float((steps * falls).sum() / (steps * steps).sum())
+        epsilon = s_hat - 1.0
+        spread = 1.0 - vocab ** (-epsilon)
+        if s_hat <= 0 or not spread or epsilon / spread <= 0:
+            return len(probabilities)
+        k = (epsilon * 2.0 ** min(self._mu, 1000.0) / spread) ** (1.0 / s_hat)
+        return max(1, min(len(probabilities), round(k) if math.isfinite(k) else len(probabilities)))
+
+
+def _forget(counts: Counter[int], token: int) -> None:
+    counts[token] -= 1
+    if not counts[token]:
+        del counts[token]
+
+
+def _best(row: Row, best: float, k: int, temperature: float) -> Ids:
+    """Ids of the k best, or of all that can be drawn, in ascending order of id."""
+    if not math.isfinite(best):
+        return np.array([int(row.argmax())])
+    if not 0 < k < len(row):
+        return np.flatnonzero(row >= best - _NEGLIGIBLE * temperature)
+    ids = np.flatnonzero(row >= best - _NEAR * temperature)
+    if len(ids) < k:
+        ids = np.flatnonzero(row >= best - _NEGLIGIBLE * temperature)
+    if len(ids) > k:
+        ids = ids[np.argpartition(row[ids], len(ids) - k)[len(ids) - k :]]
+        ids.sort()
+    return ids
+
+
+def _typical(ids: Ids, weights: NDArray[np.float64], mass: float) -> tuple[Ids, NDArray[np.float64]]:
+    """Locally typical sampling (Meister et al.): those whose surprise is nearest the entropy, up to `mass`."""
+    probabilities = weights / weights.cumsum()[-1]
+    surprise = -np.log(np.maximum(probabilities, 1e-300))
+    order = np.argsort(np.abs(surprise - (probabilities * surprise).sum()), kind="stable")
+    sums = probabilities[order].cumsum()
+    count = min(len(sums), int(sums.searchsorted(max(mass, 0.0))) + 1)
+    kept = order[:count]
+    return ids[kept], weights[kept]
+
+
+def log_softmax(row: Row, ids: Ids | Sequence[int]) -> NDArray[np.float64]:
+    """Log probabilities of `ids` in the whole distribution of the row."""
+    best = float(row.max())
+    total = best + math.log(float(np.exp(row - best, dtype=np.float32).sum(dtype=np.float64)))
+    return row[np.asarray(ids, dtype=np.intp)].astype(np.float64) - total
+
+
+def most_likely(row: Row, count: int) -> Ids:
+    """Ids of the `count` most likely tokens, best first, ties by id."""
+    count = min(count, len(row))
+    if count <= 0:
+        return np.empty(0, np.intp)
+    if count == len(row):
+        ids = np.arange(len(row))
+    else:
+        ids = np.argpartition(row, len(row) - count)[len(row) - count :]
+        ids.sort()
+    return ids[np.argsort(-row[ids], kind="stable")]
+
+
+def ban(row: Row, ids: Iterable[int]) -> None:
+    """Make tokens impossible, in place."""
+    row[np.fromiter(ids, np.intp)] = -np.inf

@@ -1,0 +1,414 @@
+"""Continuous batching: one decode step after another over all running sequences.
+
+A step first takes one token of every sequence that is decoding, then fills up with pieces of prompts, so that no
+request waits for another's answer or for another's long prompt.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from time import perf_counter, perf_counter_ns
+
+import numpy as np
+
+from akashllm.errors import ServiceError
+from akashllm.server.domain import EngineStats, TokenLogprob
+from akashllm.server.engines.frames import Answer, fault
+from akashllm.server.engines.llamacpp.context import ABORTED, CACHE_FULL, Context
+from akashllm.server.engines.llamacpp.job import Choice, Job
+from akashllm.server.engines.llamacpp.pool import Pool
+from akashllm.server.engines.llamacpp.sampling import Row, ban, log_softmax, most_likely
+
+HEADROOM = 32
+"""Tokens of answer for which room must be in sight before a request is admitted."""
+
+MIN_CHUNK = 32
+SHARED_STEP = 0.1
+"""Seconds a step may last because of prompts while others are decoding; ALONE_STEP: while none is."""
+ALONE_STEP = 0.5
+
+
+class DecodeError(Exception):
+    """llama.cpp refused a step that should have been right, or failed in one."""
+
+
+class Scheduler:
+    """Everything that runs and waits in one context."""
+
+    def __init__(
+        self, context: Context, *, slots: int, sequences: int, ends: frozenset[int], whole: bool, echo_rows: int
+    ) -> None:
+        self.context = context
+        self.slots = slots
+        self.pool = Pool(context, sequences, whole=whole)
+        self.running: list[Choice] = []
+        self.waiting: deque[Choice] = deque()
+        self.step_began = 0.0
+        self.step_tokens = 0
+        self._ends = sorted(ends)
+        self._echo_rows = echo_rows
+        self._age = 0
+        self._rate = 0.0
+        self._prompt_tokens = 0
+        self._cached_tokens = 0
+        self._completion_tokens = 0
+        self._steps = 0
+
+    # --- orders ------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Queue a request's choices."""
+        job.unfinished = len(job.choices)
+        self.waiting.extend(job.choices)
+
+    def cancel(self, job: Job) -> None:
+        """Forget a request; its slots are free at once."""
+        job.over = True
+        self.waiting = deque(choice for choice in self.waiting if choice.job is not job)
+        for choice in [choice for choice in self.running if choice.job is job]:
+            self._leave(choice)
+
+    def only_prompt(self, job: Job) -> bool:
+        """Whether the step that runs is worth stopping for the sake of this request; an estimate, from any thread."""
+        running = list(self.running)
+        return self.step_tokens >= MIN_CHUNK and len(running) == len(job.choices) and running[0].job is job
+
+    def busy(self) -> bool:
+        """Whether a step would do something."""
+        if any(not choice.job.held for choice in self.running):
+            return True
+        return bool(self.waiting) and len(self.running) < self.slots
+
+    def stats(self) -> EngineStats:
+        """Counts since the start; safe to call from another thread."""
+        return EngineStats(
+            running=len(self.running),
+            waiting=len(self.waiting),
+            slots=self.slots,
+            kv_used=self.pool.cells.used,
+            kv_size=self.pool.cells.size,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            completion_tokens=self._completion_tokens,
+            steps=self._steps,
+        )
+
+    # --- one step ----------------------------------------------------------------------------------------
+
+    def step(self) -> list[Answer]:
+        """Admit, decode, choose: the events of one step."""
+        answers: list[Answer] = []
+        self._admit()
+        decodes, prompts = self._sort()
+        if not decodes and not prompts:
+            return answers
+        if not self._make_room(len(decodes) + bool(prompts)):
+            return answers
+        decodes = [choice for choice in decodes if choice.resident is not None]
+        prompts = [choice for choice in prompts if choice.resident is not None]
+        chunks = self._chunks(prompts, len(decodes))
+        batch = self.context.batch
+        batch.clear()
+        if decodes:
+            batch.decodes(
+                [choice.plan[-1] for choice in decodes],
+                [len(choice.plan) - 1 for choice in decodes],
+                [choice.resident.id for choice in decodes if choice.resident is not None],
+            )
+        rows = self._place_chunks(chunks)
+        if not batch.count:
+            return answers
+        began = self.step_began = perf_counter()
+        self.step_tokens = batch.count
+        code = self.context.decode()
+        self._steps += 1
+        if code:
+            self.step_tokens = 0
+            self._failed(code, decodes + [choice for choice, _ in chunks], answers)
+            return answers
+        try:
+            grow = self.pool.grow
+            for choice in decodes:
+                if choice.resident is not None:
+                    grow(choice.resident, choice.plan[-1:])
+            for choice, tokens in chunks:
+                if choice.resident is not None:
+                    grow(choice.resident, tokens)
+            count = len(decodes) + rows
+            if count:
+                self._read(decodes, chunks, count, answers)
+            if chunks:
+                self._measure(batch.count - len(decodes), len(decodes), perf_counter() - began)
+        finally:
+            self.step_tokens = 0
+        return answers
+
+    def _sort(self) -> tuple[list[Choice], list[Choice]]:
+        decodes: list[Choice] = []
+        prompts: list[Choice] = []
+        for choice in self.running:
+            resident = choice.resident
+            if choice.job.held or resident is None or choice.awaits_echo():
+                continue
+            if len(choice.plan) - len(resident.tokens) == 1 and choice.produced:
+                decodes.append(choice)
+            elif choice.follows is None or not self._waits(choice):
+                prompts.append(choice)
+        return decodes, prompts
+
+    def _waits(self, choice: Choice) -> bool:
+        """Whether another choice is still evaluating what this one needs; if not, take over what it has."""
+        lead, resident = choice.follows, choice.resident
+        if lead is None or resident is None:
+            return False
+        source = lead.resident
+        if source is not None and not lead.job.held and len(source.tokens) < choice.until:
+            return True
+        choice.follows = None
+        if source is None or len(source.tokens) < choice.until:
+            # It ended, was put back or is paused: whoever has most by now will do.
+            source = self.pool.best_source(resident)
+        if source is not None:
+            before = len(resident.tokens)
+            self.pool.catch_up(resident, source, len(choice.plan) - 1)
+            self._count_cached(choice, before, len(resident.tokens))
+        return False
+
+    def _chunks(self, prompts: list[Choice], decoding: int) -> list[tuple[Choice, array[int]]]:
+        """Pieces of prompts for this step: equal shares, what the short ones do not need going to the long."""
+        if not prompts:
+            return []
+        room = self.context.batch.size - decoding
+        if self._rate:
+            seconds = SHARED_STEP if decoding else ALONE_STEP
+            room = min(room, max(MIN_CHUNK, int(self._rate * seconds)))
+        room = min(room, sum(len(choice.plan) - _have(choice) for choice in prompts))
+        self.pool.reserve(room + decoding)
+        room = min(room, self.pool.cells.free - decoding)
+        left = sorted(prompts, key=lambda choice: len(choice.plan) - _have(choice))
+        rows = self._echo_rows
+        chunks: list[tuple[Choice, array[int]]] = []
+        for place, choice in enumerate(left):
+            share = room // (len(left) - place)
+            have = _have(choice)
+            if choice.echoes():
+                share = min(share, rows)
+                rows -= min(share, len(choice.plan) - have)
+            tokens = choice.plan[have : have + share]
+            if tokens:
+                chunks.append((choice, tokens))
+                room -= len(tokens)
+        return chunks
+
+    def _place_chunks(self, chunks: Sequence[tuple[Choice, array[int]]]) -> int:
+        """Put the pieces into the batch; how many rows of logits they give."""
+        rows = 0
+        for choice, tokens in chunks:
+            resident = choice.resident
+            if resident is None:
+                continue
+            have = len(resident.tokens)
+            every = choice.echoes()
+            last = have + len(tokens) == len(choice.plan)
+            self.context.batch.chunk(tokens, have, resident.id, last=last, every=every)
+            rows += len(tokens) if every else last
+        return rows
+
+    def _measure(self, prompt: int, decodes: int, seconds: float) -> None:
+        if prompt >= MIN_CHUNK and seconds > 0:
+            rate = (prompt + decodes) / seconds
+            self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
+
+    # --- logits ------------------------------------------------------------------------------------------
+
+    def _read(
+        self,
+        decodes: list[Choice],
+        chunks: Sequence[tuple[Choice, array[int]]],
+        count: int,
+        answers: list[Answer],
+    ) -> None:
+        logits = self.context.logits(count)
+        ready: list[tuple[Choice, int]] = list(zip(decodes, range(len(decodes)), strict=True))
+        row = len(decodes)
+        for choice, tokens in chunks:
+            done = _have(choice) == len(choice.plan)
+            if choice.echoes():
+                self._echo(choice, logits[row : row + len(tokens)])
+                row += len(tokens)
+            elif done:
+                row += 1
+            if done:
+                self._prompt_done(choice, answers)
+                ready.append((choice, row - 1))
+        if all(choice.plain and not choice.job.request.ignore_eos for choice, _ in ready):
+            chosen: list[int] = logits.argmax(axis=1).tolist()
+            for choice, place in ready:
+                self._take(choice, chosen[place], answers)
+            return
+        for choice, place in ready:
+            try:
+                token = self._choose(choice, logits[place])
+            except ServiceError as error:
+                self.fail(choice.job, error, answers)
+                continue
+            self._take(choice, token, answers)
+
+    def _choose(self, choice: Choice, row: Row) -> int:
+        sampler, guide = choice.sampler, choice.guide
+        raw = row.copy() if choice.logprobs and not choice.plain else row
+        if not sampler.simple:
+            sampler.adjust(row)
+        ignoring = choice.job.request.ignore_eos
+        if sampler.greedy:
+            token = int(row.argmax())
+            if ignoring and guide is None and token in choice.job.ends:
+                ban(row, self._ends)
+                token = int(row.argmax())
+            if guide is not None and not guide.allows(token):
+                guide.restrict(row)
+                token = int(row.argmax())
+        else:
+            if guide is not None:
+                guide.restrict(row)
+            elif ignoring:
+                ban(row, self._ends)
+            token = sampler.draw(row)
+        if guide is not None:
+            guide.take(token)
+        if choice.logprobs:
+            choice.note(raw, token)
+        return token
+
+    def _take(self, choice: Choice, token: int, answers: list[Answer]) -> None:
+        if choice.job.over:
+            return
+        self._completion_tokens += 1
+        reason = choice.advance(token, answers)
+        if reason is not None:
+            choice.finish(reason, answers)
+            self._leave(choice)
+            job = choice.job
+            job.unfinished -= 1
+            if not job.unfinished:
+                job.end(answers, choice)
+        elif len(choice.plan) > choice.job.limit:
+            self._shift(choice)
+
+    def _shift(self, choice: Choice) -> None:
+        """The context is full and the request wants to go on: forget the older half of what may be forgotten."""
+        limit = choice.job.limit
+        keep = max(0, min(choice.job.request.num_keep, limit - 2))
+        discard = max(1, (len(choice.plan) - keep) // 2)
+        resident = choice.resident
+        if resident is not None:
+            self.pool.shift(resident, keep, discard)
+        del choice.plan[keep : keep + discard]
+
+    def _echo(self, choice: Choice, rows: Row) -> None:
+        """Log probabilities of the prompt's tokens: each row speaks of the token after it."""
+        job = choice.job
+        wanted = job.request.prompt_logprobs or 0
+        if not job.echo:
+            first = job.prompt[0]
+            job.echo.append(TokenLogprob(token=first, data=job.spelled[first], logprob=float("nan")))
+        for row in rows:
+            place = len(job.echo)
+            if place >= len(job.prompt):
+                return
+            token = job.prompt[place]
+            top = most_likely(row, wanted)
+            values = log_softmax(row, np.append(top, token)).tolist()
+            job.echo.append(job.logprob(token, values[-1], top.tolist(), values))
+
+    def _prompt_done(self, choice: Choice, answers: list[Answer]) -> None:
+        job = choice.job
+        if not job.started:
+            self._prompt_tokens += len(job.prompt)
+            self._cached_tokens += job.cached or 0
+            job.start(answers)
+
+    # --- who runs ----------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self.slots:
+            choice = self.waiting[0]
+            need = len(choice.plan) - self.pool.expected(choice.plan)
+            need += min(HEADROOM, choice.most - choice.produced if choice.most >= 0 else HEADROOM)
+            if self.running and need > self.pool.reach():
+                return
+            self.waiting.popleft()
+            job = choice.job
+            if choice.echoes():
+                job.echo.clear()
+            resident, ahead, until = self.pool.acquire(choice, choice.plan, share=not choice.echoes())
+            choice.resident, choice.until = resident, until
+            choice.follows = ahead.owner if ahead is not None else None
+            self._age += 1
+            choice.age = self._age
+            if not job.admitted:
+                job.admitted = perf_counter_ns()
+            self._count_cached(choice, 0, len(resident.tokens))
+            self.running.append(choice)
+
+    def _count_cached(self, choice: Choice, before: int, after: int) -> None:
+        job = choice.job
+        if choice.index == 0 and not job.started:
+            job.cached = (job.cached or 0) + after - before
+
+    def _leave(self, choice: Choice) -> None:
+        if choice in self.running:
+            self.running.remove(choice)
+        resident, choice.resident = choice.resident, None
+        if resident is not None:
+            self.pool.release(resident)
+            self.pool.trim(self.pool.cells.size // 2)
+
+    def _make_room(self, cells: int) -> bool:
+        """Cells for the sequences that decode: idle ones go first, then the youngest goes back to the queue."""
+        while not self.pool.reserve(cells):
+            if not self._preempt():
+                return False
+        return True
+
+    def _preempt(self) -> bool:
+        if len(self.running) < 2:
+            return False
+        youngest = max(self.running, key=lambda choice: choice.age)
+        self.running.remove(youngest)
+        resident, youngest.resident, youngest.follows = youngest.resident, None, None
+        if resident is not None:
+            self.pool.release(resident)
+        self.waiting.appendleft(youngest)
+        return True
+
+    def fail(self, job: Job, error: ServiceError, answers: list[Answer]) -> None:
+        """End a request with an error."""
+        if not job.over:
+            self.cancel(job)
+            answers.append(Answer(job.key, fault(error)))
+
+    def _failed(self, code: int, choices: list[Choice], answers: list[Answer]) -> None:
+        """A step gave no result: take back what may be half done, then give way, go on, or give up."""
+        for choice in choices:
+            if choice.resident is not None:
+                self.pool.truncate(choice.resident, len(choice.resident.tokens))
+        if code == ABORTED:
+            self.context.resume()
+        elif code == CACHE_FULL:
+            if not self.pool.evict() and not self._preempt():
+                error = ServiceError("the key-value cache of the engine is full", hint="send a shorter prompt")
+                for choice in choices:
+                    self.fail(choice.job, error, answers)
+        elif code == -1:
+            for choice in choices:
+                self.fail(choice.job, ServiceError("the engine refused the tokens of this request"), answers)
+        else:
+            message = f"llama_decode failed with {code}"
+            raise DecodeError(message)
+
+
+def _have(choice: Choice) -> int:
+    return len(choice.resident.tokens) if choice.resident is not None else 0
