@@ -1,0 +1,175 @@
+"""OpenAI's routes, mounted under /v1 and /openai/v1: parse, ask the runtime, serialise."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from akashllm.errors import ContextOverflow, Forbidden
+from akashllm.models import TINY
+from akashllm.server.api.merging import merge
+from akashllm.server.domain import Event, ModelInfo
+from akashllm.server.guard.body import read_json
+from akashllm.server.runtime import Runtime
+from akashllm.server.streaming import sse, whole
+from akashllm.server.wire import openai as wire
+from akashllm.server.wire.openai.listing import short
+from akashllm.server.wire.openai.reading import Fields
+
+router = APIRouter(tags=["openai"])
+
+_STARTED = int(time.time())
+
+
+def _runtime(request: Request) -> Runtime:
+    return cast("Runtime", request.app.state.runtime)
+
+
+async def _asked(request: Request) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The body, and what every reader of one needs: the name as typed, the name as served, the model.
+
+    A request without a model means the one that is served.
+    """
+    runtime = _runtime(request)
+    body = await read_json(request, "openai")
+    typed = Fields(body).string("model") or short(runtime.serves()[0])
+    info: ModelInfo = runtime.engine.info
+    return body, {"name": typed, "model": runtime.resolve(typed), "info": info}
+
+
+@router.post("/chat/completions", summary="Answer a chat")
+async def chat_completions(request: Request) -> Response:
+    """A `chat.completion`, or with `stream` a series of `chat.completion.chunk`."""
+    body, asked = await _asked(request)
+    call = wire.read_chat(body, **asked)
+    events = _events(_runtime(request), call, "messages")
+    if call.stream:
+        return sse(request, _frames(wire.ChatStream(call), events), error=wire.error_event)
+
+    async def answer() -> bytes:
+        return wire.chat_answer(call, await _collect(call, events))
+
+    return await whole(request, answer(), error=wire.error_body)
+
+
+@router.post("/completions", summary="Continue a raw prompt")
+async def completions(request: Request) -> Response:
+    """A `text_completion`, or with `stream` a series of them."""
+    body, asked = await _asked(request)
+    call = wire.read_completion(body, **asked)
+    runtime = _runtime(request)
+    texts = await _prompt_texts(runtime, call)
+    events = _events(runtime, call, "prompt")
+    if call.stream:
+        return sse(request, _frames(wire.CompletionStream(call, texts), events), error=wire.error_event)
+
+    async def answer() -> bytes:
+        return wire.completion_answer(call, await _collect(call, events), texts)
+
+    return await whole(request, answer(), error=wire.error_body)
+
+
+@router.post("/embeddings", summary="Embed texts")
+async def embeddings(request: Request) -> Response:
+    """One vector an input."""
+    body, asked = await _asked(request)
+    call = wire.read_embedding(body, **asked)
+
+    async def answer() -> bytes:
+        with _blaming("input"):
+            return wire.embedding_answer(call, await _runtime(request).embed(call.embedding))
+
+    return await whole(request, answer(), error=wire.error_body)
+
+
+@router.get("/models", summary="List the names of the model that is served")
+async def list_models(request: Request) -> Response:
+    """Every name the service answers to."""
+    runtime = _runtime(request)
+    return _json(wire.models_answer(runtime.serves(), _created(runtime)))
+
+
+@router.get("/models/{name:path}", summary="Describe a model")
+async def retrieve_model(request: Request, name: str) -> Response:
+    """The model, under any name that a request may use. Names may have slashes and colons."""
+    runtime = _runtime(request)
+    runtime.resolve(name)
+    return _json(wire.model_answer(name, _created(runtime)))
+
+
+@router.delete("/models/{name:path}", summary="Refused")
+async def delete_model(name: str) -> Response:
+    """Which model runs is the operator's decision."""
+    del name
+    raise Forbidden("this service does not delete models", hint="its operator decides what it serves")
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json; charset=utf-8")
+
+
+def _created(runtime: Runtime) -> int:
+    """When the model's file was written, in seconds since the epoch; else when this service started."""
+    model = runtime.settings.model
+    try:
+        return int((TINY if model == "tiny" else Path(model)).stat().st_mtime)
+    except OSError:
+        return _STARTED
+
+
+async def _prompt_texts(runtime: Runtime, call: wire.CompletionCall) -> list[str]:
+    """What `echo` repeats. Token ids need the model to become text."""
+    if not call.echo:
+        return []
+    if any(isinstance(prompt, tuple) for prompt in call.prompts):
+        await runtime.ready()
+    return [
+        prompt if isinstance(prompt, str) else await runtime.engine.detokenize(list(prompt))
+        for prompt in call.prompts
+    ]
+
+
+@contextlib.contextmanager
+def _blaming(param: str) -> Any:
+    """Name the parameter of this dialect that made the prompt too long."""
+    try:
+        yield
+    except ContextOverflow as error:
+        error.param = error.param or param
+        raise
+
+
+_Numbered = AsyncGenerator[tuple[int, Event]]
+
+
+async def _events(runtime: Runtime, call: wire.Call, param: str) -> _Numbered:
+    """The events of all generations of a request, as many at once as the engine has slots."""
+    slots = max(1, runtime.engine.info.slots)
+    with _blaming(param):
+        async with contextlib.aclosing(merge(call.generations, runtime.generate, at_once=slots)) as events:
+            async for numbered in events:
+                yield numbered
+
+
+async def _frames(stream: wire.ChatStream | wire.CompletionStream, events: _Numbered) -> AsyncIterator[bytes]:
+    async with contextlib.aclosing(events):
+        async for generation, event in events:
+            frame = stream.feed(event, generation)
+            if frame:
+                yield frame
+    yield stream.end()
+
+
+async def _collect(call: wire.Call, events: _Numbered) -> wire.Collected:
+    collected = wire.Collected(len(call.generations), call.generations[0].n)
+    async with contextlib.aclosing(events):
+        async for generation, event in events:
+            collected.feed(event, generation)
+    return collected
