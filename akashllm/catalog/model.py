@@ -8,7 +8,7 @@ from typing import Literal
 from akashllm.catalog.shape import Shape
 
 Task = Literal["chat", "embedding", "transcription"]
-DType = Literal["bf16", "f16", "f32", "fp8", "mxfp4"]
+DType = Literal["bf16", "f16", "f32", "fp8", "mxfp4", "awq", "gptq"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +47,8 @@ class Model:
     """Everything sizing and planning know about a model.
 
     parameters      as published; `shape.parameters()` must agree within 3 %
-    sizes           bytes of the weights by quantisation where they were read, not worked out; the key `ollama` is
-                    the file behind the Ollama name
+    sizes           bytes of the weights by quantisation where they were read, not worked out; the key
+                    `ollama` is the file behind the Ollama name
     dtype           how the original weights are stored
     tool_parser     vLLM's `--tool-call-parser`, empty: none known
     reasoning_parser vLLM's `--reasoning-parser`

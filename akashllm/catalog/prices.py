@@ -123,8 +123,12 @@ def monthly() -> MonthlyPrices:
 @cache
 def _table() -> Prices:
     data = table("prices.toml")
+    named = {label: row["usd"] for label, row in data["elsewhere"].items()} | data["usd"]
     rows = {}
-    for label, usd in data["usd"].items():
+    for label, usd in named.items():
         model, ram = label.split(" ")
         rows[model, int(ram.removesuffix("Gi"))] = GpuPrice(float(usd), float(usd))
-    return Prices(tuple(sorted(rows.items())), f"table of {data['read']}: {data['source']}")
+    return Prices(
+        tuple(sorted(rows.items())),
+        f"table of {data['read']}: {data['source']}; other markets for GPUs it does not list",
+    )

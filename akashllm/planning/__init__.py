@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from akashllm.catalog.reference import Reference, parse_reference
 from akashllm.planning.make import make_plan
 from akashllm.planning.sentences import explain
-from akashllm.planning.wanted import Lookup, Reference, parse_reference
+from akashllm.planning.wanted import Lookup
 
 __all__ = ["Lookup", "Reference", "explain", "make_plan", "parse_reference"]

@@ -8,24 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from akashllm.catalog import Catalog, Gpu, Model, Prices
+from akashllm.catalog.reference import Reference
 from akashllm.errors import DoesNotFit, UsageError
 from akashllm.plan import DeployRequest, EngineName, Plan
 from akashllm.planning import asked, machine, price
 from akashllm.planning.quantisation import quant_for
-from akashllm.planning.wanted import Lookup, Reference, find_model, source_for
+from akashllm.planning.wanted import Lookup, find_model, source_for
 from akashllm.sizing import COUNTS, Fit, Need, Quant, counts_for, estimate, fits, rank, unfit, usable_gib
 from akashllm.version import __version__
 
 USUAL_CONTEXT = 8192
 USUAL_CONCURRENCY: dict[EngineName, int] = {"llamacpp": 4, "ollama": 4, "vllm": 8}
 
-MAX_CHOICES = 8
+MAX_CHOICES = 10
 """More kinds of GPU than that add noise to an SDL, not bids."""
 
 LONELY = 1.5
+"""A single kind of GPU gets few bids: it has to be this much cheaper than a team of several kinds."""
 
-WORTH = 4.0
-"""A GPU may cost at most this many times the cheapest one that does, to be worth naming."""
+SOME = 3
+WORTH_SOME = 4.0
+WORTH = 2.5
+CHEAP = 0.50
+"""GPUs that cost at most 4 times the best one are named until there are three, then those at most 2.5 times as
+dear, and always those below half a dollar an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +122,10 @@ def _on_gpu(request: DeployRequest, model: Model) -> bool:
     if request.local:
         return False
     wanted = bool(request.gpu or request.gpu_count)
-    if request.cpu_only or (model.cpu and not wanted):
-        if not machine.cpu_engine(request.engine):
-            raise UsageError("the vllm image runs on GPUs only", hint="use --engine llamacpp for a CPU")
-        return False
-    return True
+    able = machine.cpu_engine(request.engine)
+    if request.cpu_only and not able:
+        raise UsageError("the vllm image runs on GPUs only", hint="use --engine llamacpp for a CPU")
+    return not (request.cpu_only or (model.cpu and able and not wanted))
 
 
 def _size(
@@ -183,15 +188,18 @@ def _team(found: list[Fit], request: DeployRequest) -> tuple[Fit, ...]:
     if not found:
         return ()
     best = found[0]
-    limit = None if best.usd_hour is None else best.usd_hour * WORTH
     chosen: dict[str, Fit] = {}
     for fit in found:
-        dear = fit.usd_hour is not None and limit is not None and fit.usd_hour > limit
-        # Without a price, memory says whether it is the same class of GPU.
-        other_class = fit.usd_hour is None and fit.gpu.ram_gib > 2 * best.gpu.ram_gib
-        if fit.gpu.model in request.gpu or not (dear or other_class):
+        if fit.gpu.model in request.gpu or _worth(fit, best, len(chosen)):
             chosen.setdefault(fit.gpu.model, fit)
     return tuple(list(chosen.values())[:MAX_CHOICES])
+
+
+def _worth(fit: Fit, best: Fit, others: int) -> bool:
+    if fit.usd_hour is None or best.usd_hour is None:
+        # Without a price, memory says whether it is the same class of GPU.
+        return fit.gpu.ram_gib <= 2 * best.gpu.ram_gib
+    return fit.usd_hour <= max(CHEAP, best.usd_hour * (WORTH_SOME if others < SOME else WORTH))
 
 
 def _no_fit(
@@ -211,7 +219,7 @@ def _no_fit(
     largest = max(able, key=lambda gpu: gpu.memory_gib)
     counts = [n for n in counts_for(model, engine) if not request.gpu_count or n == request.gpu_count] or [1]
     most = max(counts)
-    each = need.per_gpu_gib(most, model.shape.kv_heads)
+    each = need.per_gpu_gib(most, model.shape.kv_heads, engine)
     has = usable_gib(largest, engine)
     where = f"{most} x {largest.model}" if most > 1 else f"an {largest.model}"
     return DoesNotFit(

@@ -12,9 +12,10 @@ from akashllm.sizing import GGUF, SAFETENSORS, Quant
 def quant_for(model: Model, engine: EngineName, asked: str | None, tag: str = "") -> Quant:
     """The quantisation of a plan; `tag` is one named with the model (`hf.co/org/repo:Q8_0`)."""
     wanted = asked or (tag if engine != "vllm" else "")
-    table = SAFETENSORS if engine == "vllm" else GGUF
+    usual = _usual(model, engine)
+    table = SAFETENSORS if engine == "vllm" else {**GGUF, **_measured(model)}
     if not wanted:
-        return table[_usual(model, engine).lower()]
+        return table[usual.lower()]
     quant = table.get(wanted.lower())
     if quant is None:
         other = GGUF if engine == "vllm" else SAFETENSORS
@@ -24,7 +25,7 @@ def quant_for(model: Model, engine: EngineName, asked: str | None, tag: str = ""
             else f"{shown(wanted)} is not known"
         )
         raise UsageError(
-            f"the quantisation: {why}", hint=f"{engine} runs {', '.join(q.name for q in table.values())}"
+            f"the quantisation: {why}", hint=f"{engine} runs {', '.join(each.name for each in table.values())}"
         )
     if engine == "vllm":
         _check_repository(model, quant)
@@ -42,6 +43,16 @@ def _usual(model: Model, engine: EngineName) -> str:
     if engine == "ollama" and model.sources.ollama_quant:
         return model.sources.ollama_quant
     return model.default_quant or "Q4_K_M"
+
+
+def _measured(model: Model) -> dict[str, Quant]:
+    """Mixtures that no table has, from the size of the file itself."""
+    found = {}
+    for name, size in model.sizes:
+        if name != "ollama" and name.lower() not in GGUF:
+            bits = size * 8 / model.parameters
+            found[name.lower()] = Quant(name, "gguf", bits, bits, bits)
+    return found
 
 
 def _check_repository(model: Model, quant: Quant) -> None:

@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from akashllm.catalog import Catalog, Model, Shape, Sources
+from akashllm.catalog.reference import Reference, parse_reference
 from akashllm.errors import UnknownModel, UsageError
 from akashllm.plan import DeployRequest, EngineName, ModelSource
 
-Where = Literal["hub", "file", "ollama"]
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A model outside the catalogue.
-
-    where       hub (Hugging Face), file (a GGUF on this machine), ollama (its library)
-    name        `org/repo`, a path, or `[namespace/]model`
-    tag         a quantisation for the hub, a tag for Ollama
-    """
-
-    where: Where
-    name: str
-    tag: str = ""
-
-
 Lookup = Callable[[Reference, EngineName], Model]
 """Reads the figures of a model from its files; `akashllm.catalog.remote.Hub().describe` is one."""
-
-_HUB = re.compile(r"(?:hf\.co|huggingface\.co)/(?P<repo>[^/:]+/[^/:]+)(?::(?P<quant>[^/:]+))?")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_OLLAMA = re.compile(r"(?P<name>(?:[a-z0-9][\w.-]*/)?[a-z0-9][\w.-]*)(?::(?P<tag>[\w.-]+))?", re.IGNORECASE)
-
-
-def parse_reference(name: str, engine: EngineName) -> Reference | None:
-    """What a name outside the catalogue refers to, or None where it can only be a catalogue name."""
-    if name.endswith(".gguf") and (
-        name.startswith(("./", "/")) or "/" not in name or not name.startswith("hf.co/")
-    ):
-        return Reference("file", name)
-    hub = _HUB.fullmatch(name)
-    if hub:
-        return Reference("hub", hub["repo"], hub["quant"] or "")
-    if engine != "ollama" and _REPOSITORY.fullmatch(name):
-        return Reference("hub", name)
-    ollama = _OLLAMA.fullmatch(name)
-    if ollama and engine == "ollama":
-        return Reference("ollama", ollama["name"], ollama["tag"] or "latest")
-    return None
 
 
 def find_model(
@@ -75,6 +35,8 @@ def find_model(
             hint=(f"did you mean {' or '.join(near)}? or " if near else "")
             + "give --parameters, --layers, --kv-heads, --head-size and --hidden",
         )
+    if reference.where == "hub" and request.quant and not reference.tag and request.engine != "vllm":
+        reference = Reference("hub", reference.name, request.quant)
     return lookup(reference, request.engine), reference
 
 

@@ -82,7 +82,7 @@ def fits(
         if unfit(gpu, quant, engine):
             continue
         for count in counts_for(model, engine):
-            needs = need.per_gpu_gib(count, model.shape.kv_heads)
+            needs = need.per_gpu_gib(count, model.shape.kv_heads, engine)
             if needs <= usable_gib(gpu, engine):
                 price = prices.of(gpu.model, gpu.ram_gib)
                 found.append(

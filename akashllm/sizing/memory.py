@@ -60,9 +60,14 @@ class Need:
         """The sum on one GPU, in GiB."""
         return (self.weights + self.cache + self.working + self.fixed) / GIB
 
-    def per_gpu_gib(self, count: int, kv_heads: int) -> float:
-        """What each of `count` GPUs has to hold, in GiB. Fewer KV heads than GPUs are copied."""
-        parts = min(count, kv_heads) if self.shardable_cache else 1
+    def per_gpu_gib(self, count: int, kv_heads: int, engine: EngineName) -> float:
+        """What each of `count` GPUs has to hold, in GiB.
+
+        llama.cpp gives each GPU some layers. vLLM gives each GPU some heads of every layer: where there are
+        fewer KV heads than GPUs they are copied, and a compressed cache has none to share out.
+        """
+        heads = kv_heads if self.shardable_cache else 1
+        parts = min(count, heads) if engine == "vllm" else count
         return (self.weights / count + self.cache / max(1, parts) + self.working + self.fixed) / GIB
 
 
