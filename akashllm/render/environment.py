@@ -94,7 +94,7 @@ FILTERS: Mapping[str, Callable[[Any], Safe]] = {
 
 
 def check_plain(value: Any, where: str = "context", depth: int = 0) -> None:
-    """Refuse anything but str, int, float, bool, None, list and dict: a rich object would defeat the sandbox."""
+    """Refuse anything but str, int, float, bool, None, list and dict: a rich object defeats the sandbox."""
     if depth > _MAX_DEPTH:
         raise UsageError(f"{where} is nested deeper than {_MAX_DEPTH} levels")
     if type(value) is dict:

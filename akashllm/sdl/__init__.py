@@ -7,10 +7,12 @@ from akashllm.sdl.document import BadYaml, parse
 from akashllm.sdl.findings import Finding
 from akashllm.sdl.manifest import group_specs, manifest, manifest_hash, manifest_json
 from akashllm.sdl.reading import read
+from akashllm.sdl.rules import RULES, check, validate
 from akashllm.sdl.secrets import fill, is_placeholder, placeholder, placeholders, sealed
 from akashllm.sdl.types import Sdl, Service
 
 __all__ = [
+    "RULES",
     "Finding",
     "Sdl",
     "Service",
@@ -25,15 +27,26 @@ __all__ = [
     "placeholder",
     "placeholders",
     "sealed",
+    "validate",
 ]
 
 
 def load(text: str, *, source: str = "deploy.yaml") -> Sdl:
     """The SDL as types. `BadSdl` carries every error the rules find; warnings do not stop it."""
     try:
-        return read(parse(text))
+        document = parse(text)
     except BadYaml as error:
         raise BadSdl(f"{source}:{error.line}: {error.message}", hint=error.fix) from None
+    errors = [finding for finding in check(document) if finding.severity == "error"]
+    if errors:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise BadSdl(
+            f"{source}:{first.line}: {first.message}{more}",
+            [str(finding) for finding in errors],
+            hint=first.fix,
+        )
+    return read(document)
 
 
 def environment(sdl: Sdl, service: str) -> dict[str, str]:

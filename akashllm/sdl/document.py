@@ -216,18 +216,24 @@ class _Builder:
         self.spans: dict[Path, tuple[int, int]] = {}
         self.count = 0
         self.open: set[int] = set()
+        self.alias_line: int | None = None
 
     def build(self, node: _Node, path: Path, line: int) -> Any:
         self.count += 1
         if self.count > MAX_NODES or len(path) > 2 * MAX_DEPTH:
-            raise BadYaml(line, "yaml-alias", "aliases make the file explode", "write the values out")
+            place = self.alias_line or line
+            raise BadYaml(place, "yaml-alias", "aliases make the file explode", "write the values out")
         self.lines[path] = line
         target = node
         while target.kind == "alias":
             target = target.value
+        outermost = self.alias_line
+        if target is not node and outermost is None:
+            self.alias_line = node.line
         if target.kind == "scalar":
             if target is node:
                 self.spans[path] = (node.start, node.end)
+            self.alias_line = outermost
             return target.value
         if id(target) in self.open:
             raise BadYaml(line, "yaml-alias", "an alias contains itself", "write the values out")
@@ -238,6 +244,7 @@ class _Builder:
             return self._mapping(target, path)
         finally:
             self.open.discard(id(target))
+            self.alias_line = outermost
 
     def _mapping(self, node: _Node, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -261,7 +261,7 @@ def _attributes(volume: Volume) -> dict[str, str]:
 
 
 def sort_volumes(volumes: Iterable[Volume]) -> list[Volume]:
-    """Smallest first; equal sizes in the order that Go's insertion sort and upstream's comparison leave them."""
+    """Smallest first; equal sizes in the order that Go's insertion sort and its comparison leave them."""
     result = list(volumes)
     for i in range(1, len(result)):
         j = i
