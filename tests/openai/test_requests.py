@@ -211,6 +211,10 @@ class TestChat:
         assert chat(max_tokens=5, max_completion_tokens=0).generations[0].max_tokens == 0
         assert chat(max_tokens=5).generations[0].max_tokens == 5
 
+    def test_huge_limit(self) -> None:
+        """A limit beyond every integer of the engines is no error: the context ends the answer first."""
+        assert chat(max_tokens=2**70).generations[0].max_tokens == 2**31 - 1
+
     def test_best_of(self) -> None:
         """`best_of` makes more choices than it returns and scores them; 0 is as good as absent."""
         call = chat(n=2, best_of=5)

@@ -32,6 +32,7 @@ from akashllm.server.wire.openai.sampling import (
     read_constraint,
     read_ignore_eos,
     read_include_usage,
+    read_max_tokens,
     read_sampling,
     read_stop,
 )
@@ -63,8 +64,6 @@ def read_chat(values: Mapping[str, Any], *, name: str, model: str, info: ModelIn
     logprobs = _read_logprobs(body)
     _refuse_audio(body)
     messages = read_messages(body, info)
-    tokens = body.integer("max_completion_tokens", 0)
-    older_tokens = body.integer("max_tokens", 0)
     identifier = new_id("chatcmpl")
     generation = Generation(
         id=identifier,
@@ -80,7 +79,7 @@ def read_chat(values: Mapping[str, Any], *, name: str, model: str, info: ModelIn
         sampling=read_sampling(body, info.vocab_size),
         constraint=_read_constraint(body, tooling),
         n=best_of,
-        max_tokens=tokens if tokens is not None else older_tokens,
+        max_tokens=read_max_tokens(body, "max_completion_tokens", "max_tokens"),
         stop=read_stop(body),
         ignore_eos=read_ignore_eos(body),
         logprobs=logprobs,

@@ -32,6 +32,7 @@ from akashllm.server.wire.openai.sampling import (
     read_ignore_eos,
     read_include_usage,
     read_inputs,
+    read_max_tokens,
     read_sampling,
     read_stop,
 )
@@ -65,9 +66,7 @@ def read_completion(values: Mapping[str, Any], *, name: str, model: str, info: M
             f"times the number of prompts may be at most {MAX_TOTAL_CHOICES}, not {len(prompts) * best_of}"
         )
         raise invalid("n", message, code="integer_above_max_value")
-    max_tokens = body.integer("max_completion_tokens", 0)
-    if max_tokens is None:
-        max_tokens = body.integer("max_tokens", 0)
+    max_tokens = read_max_tokens(body, "max_completion_tokens", "max_tokens")
     echo = body.boolean("echo")
     logprobs = _read_logprobs(body)
     suffix = _read_suffix(body, info)

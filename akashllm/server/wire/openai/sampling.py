@@ -86,6 +86,15 @@ def _logit_bias(body: Fields, vocab_size: int) -> dict[int, float]:
     return result
 
 
+def read_max_tokens(body: Fields, *names: str) -> int | None:
+    """Tokens an answer may have: the first of `names` that is there. More than any context has is no error."""
+    for name in names:
+        value = body.integer(name, 0)
+        if value is not None:
+            return min(value, _INT32)
+    return None
+
+
 def read_ignore_eos(body: Fields) -> bool:
     """Whether the end-of-text token is skipped over."""
     fields, name = _place(body, body.object("options"), "ignore_eos")
