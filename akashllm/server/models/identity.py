@@ -32,8 +32,9 @@ class Identity(NamedTuple):
 class ModelFile:
     """A model's file, identified on first use and again when it changes, never on the event loop.
 
-    As in Ollama the digest is that of a manifest with one model layer. For a folder, or a file
-    beyond `HASHED_WHOLE`, the layer's digest is made of name, size and time of change: it tells versions apart, it proves nothing.
+    As in Ollama the digest is that of a manifest with one model layer. For a folder, or a file beyond
+    `HASHED_WHOLE`, the layer's digest is made of name, size and time of change: it tells versions apart, it
+    proves nothing.
     """
 
     def __init__(self, path: Path | None, name: str) -> None:

@@ -218,8 +218,14 @@ def alternative(item: TokenLogprob) -> Alternative:
     )
 
 
-def embed_response(model: str, found: Embeddings, start: int) -> bytes:
+Found = Embeddings | None
+"""What embedding gave; None where there was nothing to embed."""
+
+
+def embed_response(model: str, found: Found, start: int) -> bytes:
     """The body of `/api/embed`."""
+    if found is None:
+        return b'{"model":%s,"embeddings":[]}' % _encoder.encode(model)
     vectors = b",".join(_vector(vector) for vector in found.vectors)
     rest = {
         "total_duration": time.perf_counter_ns() - start,
@@ -230,12 +236,7 @@ def embed_response(model: str, found: Embeddings, start: int) -> bytes:
     return b'{"model":%s,"embeddings":[%s]%s}' % (_encoder.encode(model), vectors, tail)
 
 
-def no_embeddings(model: str) -> bytes:
-    """The body of `/api/embed` for no input."""
-    return b'{"model":%s,"embeddings":[]}' % _encoder.encode(model)
-
-
-def embedding_response(found: Embeddings | None) -> bytes:
+def embedding_response(found: Found) -> bytes:
     """The body of `/api/embeddings`, the older form."""
     return b'{"embedding":%s}' % (_vector(found.vectors[0]) if found is not None else b"[]")
 

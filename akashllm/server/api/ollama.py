@@ -1,0 +1,324 @@
+"""Ollama's routes: parse, ask the runtime, serialise. What the JSON looks like is in `server/wire/ollama`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from akashllm.errors import BadModelFile, Forbidden, ModelNotFound, ServiceError
+from akashllm.gguf import Header, read_header
+from akashllm.models import TINY
+from akashllm.server import streaming
+from akashllm.server.domain import Delta, Done, Event, Finish, Generation, ModelInfo
+from akashllm.server.guard.body import read_json
+from akashllm.server.models.identity import Identity, ModelFile
+from akashllm.server.runtime import Runtime
+from akashllm.server.settings import Settings
+from akashllm.server.wire.ollama import catalogue, prompts, requests, responses
+from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest
+
+OLLAMA_CONTRACT = "0.33.0"
+"""The version of Ollama whose interface this is. Clients compare it (some refuse anything below 0.6.4)."""
+
+router = APIRouter()
+
+Preparer = Callable[[ModelInfo], Generation]
+
+
+@router.api_route("/api/version", methods=["GET", "HEAD"])
+async def version() -> Response:
+    """The level of the interface, not of this service: `/health` says that."""
+    return _json(msgspec.json.encode({"version": OLLAMA_CONTRACT}))
+
+
+@router.get("/api/status")
+async def status() -> Response:
+    """Newer clients ask whether models may run in Ollama's cloud. Here none does."""
+    return _json(msgspec.json.encode({"cloud": {"disabled": True, "source": "config"}}))
+
+
+@router.api_route("/api/tags", methods=["GET", "HEAD"])
+async def tags(request: Request) -> Response:
+    """The models that can be asked for: one, under each of its names."""
+    runtime = _runtime(request)
+    identity = await _identity(request)
+    return _json(
+        catalogue.tags(
+            runtime.serves(),
+            runtime.engine.info,
+            digest=identity.digest,
+            modified_at=responses.timestamp(identity.modified),
+        )
+    )
+
+
+@router.get("/api/ps")
+async def ps(request: Request) -> Response:
+    """The model in memory, if it is."""
+    runtime = _runtime(request)
+    loaded = []
+    if runtime.loaded():
+        identity = await _identity(request)
+        expires_at = catalogue.expiry(runtime.expires_at(), datetime.now(UTC))
+        name = runtime.serves()[0]
+        loaded.append(
+            catalogue.running(name, runtime.engine.info, digest=identity.digest, expires_at=expires_at)
+        )
+    return _json(msgspec.json.encode({"models": loaded}))
+
+
+@router.post("/api/show")
+async def show(request: Request) -> Response:
+    """All there is to know of the model."""
+    asked = requests.show(await read_json(request, "ollama"))
+    runtime = _runtime(request)
+    name = requests.model_name(asked.model)
+    _served(runtime, asked.model, f"model '{name}' not found")
+    identity = await _identity(request)
+    file = _file(request)
+    info = runtime.engine.info
+    if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
+        info = msgspec.structs.replace(info, metadata={**info.metadata, "general.basename": name.model})
+
+    def render() -> bytes:
+        return catalogue.show(
+            name,
+            info,
+            modified_at=responses.timestamp(identity.modified),
+            file=file,
+            header=_header(file),
+            system=asked.system,
+            options=asked.options,
+            verbose=asked.verbose,
+        )
+
+    return _json(await asyncio.to_thread(render))
+
+
+@router.post("/api/generate")
+async def generate(request: Request) -> Response:
+    """A completion of a prompt; without a prompt, load or unload the model."""
+    start = time.perf_counter_ns()
+    asked = requests.generate(await read_json(request, "ollama"))
+    runtime = _runtime(request)
+    model = _served(runtime, asked.model, f"model '{asked.model}' not found")
+    answer = responses.Answer(asked.model, start, chat=False)
+    ident = _ident(request)
+
+    def prepare(info: ModelInfo) -> Generation:
+        return prompts.generation(asked, info, ident=ident, model=model)
+
+    if not asked.prompt:
+        return await _load(request, runtime, asked, answer, prepare)
+    return await _answer(request, runtime, asked, answer, prepare)
+
+
+@router.post("/api/chat")
+async def chat(request: Request) -> Response:
+    """The next message of a conversation; without messages, load or unload the model."""
+    start = time.perf_counter_ns()
+    asked = requests.chat(await read_json(request, "ollama"))
+    runtime = _runtime(request)
+    model = _served(runtime, asked.model, f"model '{asked.model}' not found")
+    answer = responses.Answer(asked.model, start, chat=True)
+    ident = _ident(request)
+
+    def prepare(info: ModelInfo) -> Generation:
+        return prompts.conversation(asked, info, ident=ident, model=model)
+
+    if not asked.messages:
+        return await _load(request, runtime, asked, answer, prepare)
+    return await _answer(request, runtime, asked, answer, prepare)
+
+
+@router.post("/api/embed")
+async def embed(request: Request) -> Response:
+    """Vectors of one or more texts."""
+    start = time.perf_counter_ns()
+    asked = requests.embed(await read_json(request, "ollama"))
+
+    def encode(found: responses.Found) -> bytes:
+        return responses.embed_response(asked.model, found, start)
+
+    return await _embed(request, asked, encode)
+
+
+@router.post("/api/embeddings")
+async def embeddings(request: Request) -> Response:
+    """The vector of one text: the older form, with one prompt and one vector."""
+    asked = requests.embeddings(await read_json(request, "ollama"))
+    return await _embed(request, asked, responses.embedding_response)
+
+
+@router.post("/api/pull")
+@router.post("/api/push")
+@router.post("/api/create")
+@router.post("/api/copy")
+@router.delete("/api/delete")
+@router.api_route("/api/blobs/{digest}", methods=["HEAD", "POST"])
+async def manage() -> Response:
+    """Refused: this service serves the model it was deployed with."""
+    raise Forbidden(
+        "managing models over HTTP is off on this service: it serves the model it was deployed with; "
+        "to serve another one, deploy again with that model's name"
+    )
+
+
+async def _answer(
+    request: Request,
+    runtime: Runtime,
+    asked: GenerateRequest | ChatRequest,
+    answer: responses.Answer,
+    prepare: Preparer,
+) -> Response:
+    """Generate, as lines or as one object. The model is waited for inside, so that the line stays warm."""
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        generation = prepare(await _info(runtime))
+        async with aclosing(_events(runtime, generation)) as events:
+            async for event in events:
+                match event:
+                    case Delta():
+                        if line := answer.delta(event):
+                            yield line
+                    case Finish():
+                        answer.finish(event)
+                    case Done():
+                        runtime.keep_alive(asked.keep_alive)
+                        yield answer.last(event)
+
+    async def one() -> bytes:
+        generation = prepare(await _info(runtime))
+        body = b""
+        async with aclosing(_events(runtime, generation)) as events:
+            async for event in events:
+                match event:
+                    case Delta():
+                        answer.add(event)
+                    case Finish():
+                        answer.finish(event)
+                    case Done():
+                        runtime.keep_alive(asked.keep_alive)
+                        body = answer.whole(event)
+        return body
+
+    if asked.stream:
+        return streaming.ndjson(request, lines(), error=_error)
+    return await streaming.whole(request, one(), error=_error)
+
+
+async def _load(
+    request: Request,
+    runtime: Runtime,
+    asked: GenerateRequest | ChatRequest,
+    answer: responses.Answer,
+    prepare: Preparer,
+) -> Response:
+    """Load the model, or with a keep-alive of 0 unload it: always one object, even where streams are wanted."""
+
+    async def done() -> bytes:
+        if asked.keep_alive == 0:
+            await runtime.unload()
+            return answer.loaded("unload")
+        prepare(await _info(runtime))
+        await runtime.ready()
+        runtime.keep_alive(asked.keep_alive)
+        return answer.loaded("load")
+
+    return await streaming.whole(request, done(), error=_error)
+
+
+async def _embed(request: Request, asked: EmbedRequest, encode: Callable[[responses.Found], bytes]) -> Response:
+    runtime = _runtime(request)
+    model = _served(runtime, asked.model, f'model "{asked.model}" not found, try pulling it first')
+    ident = _ident(request)
+
+    async def done() -> bytes:
+        found: responses.Found = None
+        if asked.inputs:
+            found = await runtime.embed(prompts.embedding(asked, ident=ident, model=model))
+        else:
+            await runtime.ready()
+        runtime.keep_alive(asked.keep_alive)
+        return encode(found)
+
+    return await streaming.whole(request, done(), error=_error)
+
+
+def _events(runtime: Runtime, generation: Generation) -> AsyncGenerator[Event, None]:
+    """The events as what they are, a generator: closing it is how a client's leaving reaches the engine."""
+    return cast("AsyncGenerator[Event, None]", runtime.generate(generation))
+
+
+async def _info(runtime: Runtime) -> ModelInfo:
+    """What the model is and can do: from its file, or else from the engine once it has loaded it."""
+    if not runtime.engine.info.capabilities:
+        await runtime.ready()
+    return runtime.engine.info
+
+
+def _served(runtime: Runtime, asked: str, missing: str) -> str:
+    """The name that is served. Each route says in its own words that there is none."""
+    if not asked:
+        raise ModelNotFound(missing, param="model")
+    name = requests.model_name(asked)
+    try:
+        return runtime.resolve(str(name))
+    except ModelNotFound as error:
+        hint = error.hint or f"this service serves {', '.join(runtime.serves())}"
+        raise ModelNotFound(missing, hint=hint, param="model") from error
+
+
+def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def _ident(request: Request) -> str:
+    ident: str | None = getattr(request.state, "request_id", None)
+    return ident or secrets.token_hex(8)
+
+
+def _file(request: Request) -> Path | None:
+    """The model's file on this machine, if the model is a file."""
+    settings: Settings = request.app.state.settings
+    path = TINY if settings.model == "tiny" else Path(settings.model)
+    return path if path.exists() else None
+
+
+async def _identity(request: Request) -> Identity:
+    """Digest and date of the model's file, worked out once and kept with the application."""
+    state = request.app.state
+    if not hasattr(state, "model_file"):
+        state.model_file = ModelFile(_file(request), _runtime(request).serves()[0])
+    file: ModelFile = state.model_file
+    return await file.identity()
+
+
+def _header(file: Path | None) -> Header | None:
+    """The file's header, or None where the model is no GGUF file (a folder, weights of another format)."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        return read_header(file)
+    except BadModelFile:
+        return None
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json; charset=utf-8")
+
+
+def _error(error: ServiceError) -> bytes:
+    return responses.error(error.message)
