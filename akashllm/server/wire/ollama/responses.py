@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,8 +13,6 @@ from akashllm.errors import BadRequest, EngineDied
 from akashllm.server.domain import Delta, Done, Embeddings, Finish, TokenLogprob, ToolCall
 
 _encoder = msgspec.json.Encoder()
-_second = 0
-_second_text = ""
 
 
 def timestamp(nanoseconds: int | None = None) -> str:
@@ -21,12 +20,14 @@ def timestamp(nanoseconds: int | None = None) -> str:
 
     `nanoseconds` are those since 1970; None is now.
     """
-    global _second, _second_text  # noqa: PLW0603 (one second's text serves all its chunks)
     whole, fraction = divmod(time.time_ns() if nanoseconds is None else nanoseconds, 1_000_000_000)
-    if whole != _second:
-        _second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-        _second = whole
-    return f"{_second_text}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
+    return f"{_to_the_second(whole)}.{fraction:09d}".rstrip("0").rstrip(".") + "Z"
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(seconds: int) -> str:
+    """One second's text serves all the chunks written in it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class Alternative(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
