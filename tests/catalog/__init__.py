@@ -1,0 +1,1 @@
+"""The catalogue, its prices, and models read from elsewhere."""

@@ -1,0 +1,1 @@
+"""Sizing against published figures."""
