@@ -93,7 +93,7 @@ def _call_id(call_id: str, source: str) -> str:
 
 
 def thinking_variables(*, think: bool | str | None) -> dict[str, Any]:
-    """What templates read: `enable_thinking` (Qwen, GLM), `thinking` (DeepSeek, Granite), an effort (gpt-oss)."""
+    """What templates read: `enable_thinking` (Qwen), `thinking` (DeepSeek, Granite), an effort (gpt-oss)."""
     if think is None:
         return {}
     if isinstance(think, str):
