@@ -1,6 +1,7 @@
 """A load generator for OpenAI-style streams, lean enough to share a core with what it measures.
 
-Tokens are counted from the server's `usage`, never from chunks: servers differ in how many they put in one.
+Tokens are counted from the server's `usage`, for servers differ in how many they put in a chunk; a server that
+sends no usage (llama_cpp.server, whose chunks are one token each) has its chunks counted.
 TTFT is the time from the last byte of the request to the first piece of text; the inter-token latency of one
 stream is (end - first piece) / (tokens - 1). All times are seconds.
 """
@@ -95,7 +96,7 @@ async def _read(reader: asyncio.StreamReader, sent: float) -> Sample:
                 text.append(piece)
     done = time.monotonic()
     details = usage.get("prompt_tokens_details") or {}
-    tokens = usage.get("completion_tokens", 0)
+    tokens = usage.get("completion_tokens", len(text))
     return Sample(
         sent,
         first or done,
