@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from akashllm.errors import ContextOverflow, Forbidden
+from akashllm.errors import BadRequest, ContextOverflow, Forbidden, ModelNotFound
 from akashllm.models import TINY
 from akashllm.server.api.merging import merge
 from akashllm.server.domain import Event, ModelInfo
@@ -41,7 +41,15 @@ async def _asked(request: Request) -> tuple[Mapping[str, Any], dict[str, Any]]:
     body = await read_json(request, "openai")
     typed = Fields(body).string("model") or short(runtime.serves()[0])
     info: ModelInfo = runtime.engine.info
-    return body, {"name": typed, "model": runtime.resolve(typed), "info": info}
+    return body, {"name": typed, "model": _resolve(runtime, typed), "info": info}
+
+
+def _resolve(runtime: Runtime, name: str) -> str:
+    """The served name. Ids of other services (`ft:a:b:c`, `@cf/x`) are no names here: not found, as others."""
+    try:
+        return runtime.resolve(name)
+    except BadRequest as error:
+        raise ModelNotFound(f"model '{name[:100]}' not found", param="model", hint=error.hint) from error
 
 
 @router.post("/chat/completions", summary="Answer a chat")
@@ -100,7 +108,7 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request, name: str) -> Response:
     """The model, under any name that a request may use. Names may have slashes and colons."""
     runtime = _runtime(request)
-    runtime.resolve(name)
+    _resolve(runtime, name)
     return _json(wire.model_answer(name, _created(runtime)))
 
 
@@ -150,10 +158,10 @@ _Numbered = AsyncGenerator[tuple[int, Event]]
 
 
 async def _events(runtime: Runtime, call: wire.Call, param: str) -> _Numbered:
-    """The events of all generations of a request, as many at once as the engine has slots."""
-    slots = max(1, runtime.engine.info.slots)
+    """The events of all generations of a request, as many at once as there are slots for their choices."""
+    at_once = max(1, runtime.engine.info.slots // call.generations[0].n)
     with _blaming(param):
-        async with contextlib.aclosing(merge(call.generations, runtime.generate, at_once=slots)) as events:
+        async with contextlib.aclosing(merge(call.generations, runtime.generate, at_once=at_once)) as events:
             async for numbered in events:
                 yield numbered
 
