@@ -78,24 +78,31 @@ def environment(
     """The container's variables, sorted; see akashllm/server/settings.py for what each does."""
     values = {
         "AKASHLLM_ENGINE": request.engine,
-        "AKASHLLM_MODEL": model.alias,
+        "AKASHLLM_MODEL": weights_url(source, quant),
+        "AKASHLLM_MODEL_NAME": served_name(model.alias),
         "AKASHLLM_CONTEXT": str(context),
         "AKASHLLM_CONCURRENCY": str(concurrency),
         "AKASHLLM_HOST": "0.0.0.0",  # noqa: S104 - inside the container; the key guards it
         "AKASHLLM_PORT": str(PORT),
     }
-    weights = weights_url(source, quant)
-    if weights:
-        values["AKASHLLM_WEIGHTS"] = weights
     if gpus > 1:
         values["AKASHLLM_GPUS"] = str(gpus)
     return tuple(sorted(values.items()))
 
 
+def served_name(alias: str) -> str:
+    """The name clients ask for: the catalogue's alias, a repository, or the stem of a file."""
+    if alias.endswith(".gguf"):
+        return alias.rsplit("/", 1)[-1].removesuffix(".gguf")
+    return alias.removeprefix("hf.co/").removeprefix("huggingface.co/")
+
+
 def weights_url(source: ModelSource, quant: str) -> str:
-    """Where the container finds the weights, in one string; empty for the bundled model."""
+    """What the container loads, in one string: `tiny`, a path, an Ollama name, or
+    `hf.co/org/repo[@revision][/file or :quant]`.
+    """
     if source.kind == "bundled":
-        return ""
+        return source.alias
     if source.kind == "file":
         return source.file
     if source.kind == "ollama":

@@ -55,13 +55,14 @@ def test_a_plan_says_what_the_container_is_told() -> None:
     assert env["AKASHLLM_ENGINE"] == "llamacpp"
     assert env["AKASHLLM_CONTEXT"] == "4096"
     assert env["AKASHLLM_CONCURRENCY"] == "2"
-    assert env["AKASHLLM_WEIGHTS"].endswith("/Meta-Llama-3-8B-Instruct-Q4_K_M.gguf")
+    assert env["AKASHLLM_MODEL"].endswith("/Meta-Llama-3-8B-Instruct-Q4_K_M.gguf")
+    assert env["AKASHLLM_MODEL_NAME"] == "llama3"
     assert made.secrets == ("AKASHLLM_API_KEY",)
     assert not any("KEY" in name or "TOKEN" in name for name in env)
 
 
 def test_gated_weights_ask_for_a_token() -> None:
-    """vLLM reads the gated original and needs HF_TOKEN; the GGUF copies are open."""
+    """The gated original that vLLM reads needs HF_TOKEN; the GGUF copies are open."""
     assert "HF_TOKEN" in plan(engine="vllm").secrets
     assert "HF_TOKEN" not in plan(engine="llamacpp").secrets
 
@@ -85,7 +86,7 @@ def test_without_a_volume_the_weights_count_as_disk() -> None:
 
 
 def test_fp8_where_bf16_does_not_fit() -> None:
-    """vLLM falls back to a published fp8 repository rather than give up, and says so."""
+    """A published fp8 repository is taken for vLLM rather than give up, and the plan says so."""
     made = plan("llama3.1", engine="vllm", gpu=("l4",), gpu_count=1, concurrency=4)
     assert made.quant == "fp8"
     assert made.model.repository == "RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8"
@@ -163,6 +164,19 @@ def test_unknown_names_ask_and_suggest() -> None:
     with pytest.raises(UnknownModel) as caught:
         plan("some/repo", engine="vllm")
     assert "--parameters" in caught.value.hint
+
+
+def test_a_files_name_is_what_it_is_served_as() -> None:
+    """A local GGUF is served under its stem, and planning for elsewhere says that the file has to travel."""
+    figures = {"parameters": 8_000_000_000, "layers": 32, "kv_heads": 8, "head_size": 128, "hidden": 4096}
+    made = plan("./models/Some-7B-Q4_K_M.gguf", context=8192, **figures)
+    env = dict(made.env)
+    assert (env["AKASHLLM_MODEL"], env["AKASHLLM_MODEL_NAME"]) == (
+        "./models/Some-7B-Q4_K_M.gguf",
+        "Some-7B-Q4_K_M",
+    )
+    assert made.name == "some-7b-q4-k-m"
+    assert any("built into the image" in warning for warning in made.warnings)
 
 
 _CODE = """

@@ -62,7 +62,7 @@ def test_compute_capability(name: str, quant: str, engine: EngineName, why: str)
 
 
 def test_vllm_leaves_its_share_alone() -> None:
-    """vLLM plans with 92 % of a GPU, llama.cpp with nearly all."""
+    """The engine vLLM plans with 92 % of a GPU, llama.cpp with nearly all."""
     assert usable_gib(gpu("h100"), "vllm") == pytest.approx(0.92 * gpu("h100").memory_gib)
     assert usable_gib(gpu("h100"), "llamacpp") > 79
 

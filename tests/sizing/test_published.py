@@ -115,7 +115,7 @@ def test_compute_buffer(alias: str, published: float) -> None:
 
 
 def test_vllm_memory_profile() -> None:
-    """vLLM on Llama 3 8B: 14.96 + 1.79 + 1.26 GiB before the cache (vllm-project/vllm pull request 10511)."""
+    """Llama 3 8B under vLLM takes 14.96 + 1.79 + 1.26 GiB before the cache (its pull request 10511)."""
     need = estimate(CATALOG.find("llama3"), SAFETENSORS["bf16"], engine="vllm", context=8192, concurrency=1)
     assert need.working == pytest.approx(1.26 * GIB, rel=0.05)
     assert need.fixed == pytest.approx(1.79 * GIB, rel=0.15)
