@@ -2,12 +2,127 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
+from akashllm.server.api import ollama, openai, ops
 from akashllm.server.engine import Engine
+from akashllm.server.guard.auth import require_key
+from akashllm.server.guard.dialect import dialect_of, error_response
+from akashllm.server.guard.edge import Edge
+from akashllm.server.runtime import Runtime
 from akashllm.server.settings import Settings
+from akashllm.version import __version__
+
+_NOT_FOUND = 404
+_NOT_ALLOWED = 405
+_CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-ID"]
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The service over `engine`. `app.state` has `runtime`, `settings` and `health`."""
-    raise NotImplementedError
+    """The service over `engine`. `app.state` has `runtime` and `settings`.
+
+    The model begins to load when the application starts and the application does not wait for it: the port
+    answers first. When the application ends it closes the engine.
+    """
+    runtime = Runtime(settings, engine)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.close()
+
+    app = FastAPI(
+        title="akashllm",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(require_key)],
+    )
+    app.state.settings = settings
+    app.state.runtime = runtime
+    app.state.stopping = False
+    app.include_router(ops.router)
+    app.include_router(ollama.router)
+    app.include_router(openai.router, prefix="/v1")
+    app.include_router(openai.router, prefix="/openai/v1")
+    if settings.docs:
+        app.include_router(_description(app))
+    app.add_exception_handler(ServiceError, _answer)
+    app.add_exception_handler(HTTPException, _answer)
+    app.add_exception_handler(RequestValidationError, _answer)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE", "HEAD"],
+            allow_headers=_CORS_HEADERS,
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Edge, settings=settings, metrics=runtime.metrics)
+    return app
+
+
+def _description(app: FastAPI) -> APIRouter:
+    """The OpenAPI document, behind the key like everything else."""
+    router = APIRouter()
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return JSONResponse(app.openapi())
+
+    return router
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """An error in the dialect of the path; unknown paths outside /v1 get what Ollama's router says."""
+    path = request.scope["path"]
+    match error:
+        case ServiceError():
+            return error_response(path, error)
+        case HTTPException(status_code=404 | 405) if dialect_of(path) == "ollama":
+            words = "404 page not found" if error.status_code == _NOT_FOUND else "405 method not allowed"
+            return Response(words, error.status_code, error.headers, "text/plain; charset=utf-8")
+        case HTTPException(status_code=404):
+            return error_response(path, NoSuchRoute(f"no such path: this service has no {_quoted(path)}"))
+        case HTTPException(status_code=405):
+            response = error_response(path, WrongMethod(f"{_quoted(path)} does not take that method"))
+            response.headers.update(error.headers or {})
+            return response
+        case _:
+            return error_response(path, BadRequest("the request is malformed"))
+
+
+def _quoted(path: str) -> str:
+    """A path as an error may repeat it: short, and nothing but harmless characters."""
+    return "".join(char if char.isalnum() or char in "/._-" else "?" for char in path[:100] if char.isascii())
+
+
+def routes(app: FastAPI) -> Iterator[tuple[str, object]]:
+    """Every path the application serves with its endpoint, also those of included routers."""
+    yield from _walk(app.routes)
+
+
+def _walk(found: Sequence[object]) -> Iterator[tuple[str, object]]:
+    for route in found:
+        contexts = getattr(route, "effective_route_contexts", None)
+        if contexts is not None:
+            for context in contexts():
+                yield context.path, context.endpoint
+        else:
+            yield getattr(route, "path", repr(route)), getattr(route, "endpoint", None)

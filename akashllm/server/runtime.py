@@ -2,24 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 
-from akashllm.server.domain import Embedding, Embeddings, Event, Generation
-from akashllm.server.engine import Engine
+import msgspec
+
+from akashllm.errors import BadName, BadRequest, Busy, EngineFailed, ModelNotFound, ServiceError
+from akashllm.names import ModelName
+from akashllm.server.admission import Admission, Place
+from akashllm.server.domain import Delta, Done, Embedding, Embeddings, EngineStats, Event, Generation
+from akashllm.server.engine import Engine, State
+from akashllm.server.guard.limits import check
+from akashllm.server.health import Health
+from akashllm.server.logs import current
+from akashllm.server.metrics import Metrics
+from akashllm.server.residence import Residence
 from akashllm.server.settings import Settings
+
+ANY = "*"
+"""The alias that answers to every name."""
+
+_COOL_DOWN = 30.0
+"""Seconds after a failed load during which requests are refused instead of trying again."""
+_NS = 1e-9
 
 
 class Runtime:
     """One engine, one model under one or more names. Routes get it as `request.app.state.runtime`."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        *,
+        health: Health | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.settings = settings
         self.engine = engine
+        self.health = health or Health(engine)
+        self.metrics = metrics or Metrics()
+        self.admission = Admission(settings.concurrency, settings.queue)
+        self.metrics.observe(self._snapshot)
+        self._residence = Residence(settings.keep_alive, self._unload_now)
+        self._loading: asyncio.Task[None] | None = None
+        self._switch = asyncio.Lock()
+        self._failed_at: float | None = None
+        aliases = [name for name in settings.model_aliases if name != ANY]
+        self._any = ANY in settings.model_aliases
+        self._names: dict[str, str] = {}
+        for name in (settings.served_name, *aliases):
+            parsed = ModelName.parse(name)
+            self._names.setdefault(parsed.canonical, str(parsed))
+
+    # --- names -------------------------------------------------------------------------------------
 
     def serves(self) -> tuple[str, ...]:
         """Every name that is answered to, as `model:tag`, the model's own first. A `*` alias is not listed."""
-        raise NotImplementedError
+        return tuple(self._names.values())
 
     def resolve(self, name: str | None) -> str:
         """The served name (`tiny:latest`) of what a client typed.
@@ -27,39 +70,183 @@ class Runtime:
         Raises `ModelNotFound`, also for None and "" (a dialect that has a default does not ask), and
         `BadRequest` for what is no name at all.
         """
-        raise NotImplementedError
+        if self._any:
+            return self.serves()[0]
+        if not name:
+            raise ModelNotFound("model '' not found", param="model", hint=self._known())
+        try:
+            parsed = ModelName.parse(name)
+        except BadName:
+            raise BadRequest("invalid model name", param="model", hint=self._known()) from None
+        served = self._names.get(parsed.canonical)
+        if served is None:
+            raise ModelNotFound(f"model '{name}' not found", param="model", hint=self._known())
+        return served
+
+    def _known(self) -> str:
+        return f"this service serves {', '.join(self.serves())}"
+
+    # --- the model in memory -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to load the model, without waiting for it."""
+        self._load()
 
     async def ready(self) -> int:
         """Wait until the model is loaded, and start loading if need be; nanoseconds waited.
 
         Raises `Busy` after `load_timeout` seconds and `EngineFailed` with the reason.
         """
-        raise NotImplementedError
+        if self.loaded() and not self._switch.locked():
+            return 0
+        if self.engine.state == "failed" and self._failed_at is not None:
+            left = self._failed_at + _COOL_DOWN - time.monotonic()
+            if left > 0:
+                reason = self.health.reason or "the last attempt to load the model failed"
+                raise EngineFailed(reason, retry_after=left)
+        began = time.perf_counter_ns()
+        try:
+            async with asyncio.timeout(self.settings.load_timeout):
+                await asyncio.shield(self._load())
+        except TimeoutError:
+            percent = "" if self.health.percent is None else f" ({self.health.percent:.0f} % done)"
+            raise Busy(f"the model is still loading{percent}", code="model_loading", retry_after=15) from None
+        waited = time.perf_counter_ns() - began
+        self.metrics.load_time.observe(waited * _NS)
+        return waited
 
     def loaded(self) -> bool:
         """Whether the model is in memory and answers."""
-        raise NotImplementedError
+        return self.engine.state == "ready"
+
+    def _load(self) -> asyncio.Task[None]:
+        """The one load that is going on, begun now if there is none."""
+        if self._loading is None or self._loading.done():
+            self.health.asked()
+            self._loading = asyncio.get_running_loop().create_task(self._load_now())
+            self._loading.add_done_callback(_retrieve)
+        return self._loading
+
+    async def _load_now(self) -> None:
+        async with self._switch:
+            try:
+                await self.engine.load()
+            except EngineFailed:
+                self._failed_at = time.monotonic()
+                raise
+            self._failed_at = None
 
     async def unload(self) -> None:
         """Give the model's memory back, as soon as no request uses it."""
-        raise NotImplementedError
+        if not self._residence.leave_when_idle():
+            await self._unload_now()
+
+    async def _unload_now(self) -> None:
+        async with self._switch:
+            if not self._residence.busy and self.engine.state == "ready":
+                await self.engine.unload()
+                self._residence.forget()
 
     def keep_alive(self, seconds: float | None) -> None:
         """How long the model stays after the last request. None: as is; negative: forever; 0: not at all."""
-        raise NotImplementedError
+        if seconds is not None:
+            self._residence.keep(seconds)
 
     def expires_at(self) -> datetime | None:
         """When the model will be unloaded if nobody asks anything more (UTC); None: never."""
-        raise NotImplementedError
+        return self._residence.expires_at()
+
+    async def close(self) -> None:
+        """Stop timers, loads and the engine."""
+        self._residence.close()
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait([self._loading])
+        await self.engine.close()
+
+    # --- requests ----------------------------------------------------------------------------------
 
     async def generate(self, request: Generation) -> AsyncIterator[Event]:
         """The engine's events, after limits, queue and load. Closing the iterator cancels the request.
 
         `Done.timings` says how long the request waited for the model and for a slot.
         """
-        raise NotImplementedError
-        yield
+        check(request, self.settings)
+        began = time.perf_counter()
+        outcome = "cancelled"
+        try:
+            with self._enter(request.n) as place, self._residence:
+                load, queue = await self._wait(place)
+                async with contextlib.aclosing(self._measured(request, began)) as events:
+                    async for event in events:
+                        if type(event) is Done:
+                            outcome = "done"
+                            timings = msgspec.structs.replace(event.timings, load=load, queue=queue)
+                            yield msgspec.structs.replace(event, timings=timings)
+                        else:
+                            yield event
+        except ServiceError as error:
+            outcome = error.code or type(error).__name__
+            raise
+        finally:
+            self.metrics.outcome(outcome)
+
+    async def _measured(self, request: Generation, began: float) -> AsyncGenerator[Event]:
+        """The engine's events, with the time between them counted."""
+        record = current.get()
+        inter_token = self.metrics.inter_token.observe
+        last: dict[int, float] = {}
+        events = self.engine.generate(request)
+        try:
+            async for event in events:
+                if type(event) is Delta:
+                    now = time.perf_counter()
+                    previous = last.get(event.index)
+                    if previous is not None:
+                        inter_token((now - previous) / (event.tokens or 1))
+                    elif not last:
+                        self.metrics.first_token.observe(now - began)
+                        record.first_token = now - began
+                    last[event.index] = now
+                elif type(event) is Done:
+                    self.metrics.usage(event.usage)
+                    record.prompt_tokens += event.usage.prompt_tokens
+                    record.completion_tokens += event.usage.completion_tokens
+                    record.cached_tokens += event.usage.cached_tokens
+                yield event
+        finally:
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()
 
     async def embed(self, request: Embedding) -> Embeddings:
         """One vector an input, after the same gates."""
-        raise NotImplementedError
+        check(request, self.settings)
+        with self._enter(1) as place, self._residence:
+            load, queue = await self._wait(place)
+            answer = await self.engine.embed(request)
+            current.get().prompt_tokens += answer.prompt_tokens
+            timings = msgspec.structs.replace(answer.timings, load=load, queue=queue)
+            return msgspec.structs.replace(answer, timings=timings)
+
+    def _enter(self, choices: int) -> Place:
+        return self.admission.join(choices)
+
+    async def _wait(self, place: Place) -> tuple[int, int]:
+        """Wait for the model, then for a slot; nanoseconds of each."""
+        load = await self.ready()
+        began = time.perf_counter_ns()
+        await place.wait(self.settings.queue_timeout)
+        queue = time.perf_counter_ns() - began
+        self.metrics.queue_time.observe(queue * _NS)
+        return load, queue
+
+    def _snapshot(self) -> tuple[State, EngineStats, int, int, int]:
+        admission = self.admission
+        return self.health.state, self.engine.stats(), admission.used, admission.slots, admission.waiting
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Whoever waits has the error; if nobody does, the engine's state has it."""
+    if not task.cancelled():
+        task.exception()

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from akashllm.errors import UsageError
+from akashllm.errors import BadName, UsageError
+from akashllm.models import TINY
+from akashllm.names import ModelName
 from akashllm.server.values import (
     Fault,
     Parser,
@@ -30,6 +32,8 @@ from akashllm.server.values import (
 )
 
 PREFIX = "AKASHLLM_"
+ELSEWHERE = frozenset({"AKASHLLM_HOME", "AKASHLLM_LOCAL", "AKASHLLM_GPUS"})
+"""Variables with our prefix that other parts read."""
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -73,7 +77,7 @@ class Settings:
     """What the operator of one service decided. Secrets do not show in `repr`."""
 
     host: str = _setting(
-        "127.0.0.1", text(), "address to listen on; `0.0.0.0` is every IPv4 one", example="0.0.0.0"
+        "127.0.0.1", text(), "address to listen on; `0.0.0.0` is every IPv4 one", example="127.0.0.1"
     )
     port: int = _setting(11434, integer(0, 65535), "port to listen on; 0 takes any free one", example="8080")
     api_key: str | None = _secret(
@@ -99,7 +103,7 @@ class Settings:
     context: int = _setting(
         0, integer(0, 16 * MIB), "tokens one request may use; 0: what the model allows", unit="tokens"
     )
-    concurrency: int = _setting(4, integer(1, 1024), "answers produced at once", unit="answers")
+    concurrency: int = _setting(8, integer(1, 1024), "answers produced at once", unit="answers")
     threads: int = _setting(0, integer(0, 1024), "threads that compute; 0: one a core", unit="threads")
     gpu_layers: int = _setting(
         -1, integer(-1, 10_000), "layers on the GPU; -1: all that fit, 0: none", unit="layers"
@@ -202,7 +206,7 @@ class Settings:
                 example = item.metadata["example"] or _shown(item.default) or "..."
                 faults.append(f"{variable}: {fault}; for example {variable}={example}")
         for variable in sorted(set(environ)):
-            if variable.startswith(PREFIX) and variable not in known:
+            if variable.startswith(PREFIX) and variable not in known | ELSEWHERE:
                 warnings.warn(f"{variable} is not a setting of this service and is ignored", stacklevel=2)
         settings = cls(**values)
         faults += settings.faults()
@@ -224,6 +228,15 @@ class Settings:
                 f"{PREFIX}API_KEY: is required to listen on {self.host}, which others can reach; set it (or "
                 f"{PREFIX}API_KEY_FILE), or {PREFIX}UNAUTHENTICATED=true to serve without one"
             )
+        if self.model_name:
+            try:
+                ModelName.parse(self.model_name)
+            except BadName as error:
+                faults.append(f"{PREFIX}MODEL_NAME: {error.message}; for example {PREFIX}MODEL_NAME=llama3:8b")
+        if self.weights.startswith(("http://", "https://", "hf://")):
+            faults.append(
+                f"{PREFIX}WEIGHTS: must be the path of a file; for example {PREFIX}WEIGHTS=/models/m.gguf"
+            )
         if self.unauthenticated and self.api_key is not None:
             faults.append(f"{PREFIX}UNAUTHENTICATED: contradicts {PREFIX}API_KEY; unset one of them")
         if self.max_body_bytes < self.max_prompt_bytes and self.max_prompt_bytes != _default(
@@ -233,6 +246,23 @@ class Settings:
                 f"{PREFIX}MAX_PROMPT_BYTES: is larger than {PREFIX}MAX_BODY_BYTES, so it never applies"
             )
         return faults
+
+    @property
+    def served_name(self) -> str:
+        """What the model is called: as told, as MODEL says, or as its file is called; well-formed."""
+        for candidate in (self.model_name, self.model, Path(self.model).stem):
+            try:
+                return str(ModelName.parse(candidate))
+            except BadName:
+                continue
+        return "model:latest"
+
+    @property
+    def model_file(self) -> Path:
+        """Where the model's file should be; whether it is there is another question."""
+        if self.weights:
+            return Path(self.weights)
+        return TINY if self.model == "tiny" else Path(self.model)
 
     @property
     def loopback(self) -> bool:

@@ -98,6 +98,7 @@ class _Live(Response):
         self._ended = False
         self._gone = False
         self._writing_since: float | None = None
+        self._beating: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +110,6 @@ class _Live(Response):
         self._abort: Callable[[], None] | None = scope.get("akashllm.abort")
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
-        self._beating: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(min(self._heartbeat, self._write_timeout), self._tick)
         watching = self._loop.create_task(self._watch(receive))
         try:

@@ -55,7 +55,7 @@ def integer(least: int, most: int) -> Parser:
 
 
 def boolean() -> Parser:
-    """true or false, and what people write for them."""
+    """Yes or no, in the words people write for them."""
 
     def parse(value: str) -> bool:
         word = value.lower()

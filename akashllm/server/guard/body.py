@@ -1,12 +1,43 @@
-"""Reading a JSON body from a client that may mean harm: bounded in bytes, time, depth and pieces."""
+"""Reading a JSON body from a client that may mean harm: bounded in bytes, time, depth and pieces.
+
+What costs time in a decoder is not bytes but pieces, so depth, keys and values are counted before it runs, by
+a handful of passes over the bytes at memory speed. All of it happens in a thread once a body is large.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import re
+from itertools import accumulate
 from typing import Any
 
-from starlette.requests import Request
+import msgspec
+from starlette.requests import ClientDisconnect, Request
 
+from akashllm.errors import BadRequest, ServiceError, TooLarge, TooSlow, UnsupportedMedia
 from akashllm.server.guard.dialect import Dialect
+from akashllm.server.settings import PREFIX, Settings
+
+_THREAD_FROM = 1 << 18
+"""Bytes from which a body is decoded in a thread: below, the thread costs more than it saves."""
+_SLOWEST = 16 * 1024
+"""Bytes a second that any honest client manages."""
+_LONGEST_NUMBER = 1024
+"""Digits in a row: every number a double can hold is shorter, and longer ones cost quadratic time."""
+
+_STRUCTURE = b'"[]{},:'
+_REST = bytes(byte for byte in range(256) if byte not in _STRUCTURE)
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_DIGITS = re.compile(rb"[0-9]{%d}" % _LONGEST_NUMBER)
+_AT = re.compile(r"\(byte (\d+)\)$")
+_GO_KINDS = {list: "array", str: "string", bool: "bool", int: "number", float: "number"}
+_GO_TYPES = {
+    "/api/generate": "GenerateRequest",
+    "/api/chat": "ChatRequest",
+    "/api/embed": "EmbedRequest",
+    "/api/embeddings": "EmbeddingRequest",
+    "/api/show": "ShowRequest",
+}
 
 
 async def read_json(request: Request, dialect: Dialect) -> dict[str, Any]:
@@ -15,4 +46,148 @@ async def read_json(request: Request, dialect: Dialect) -> dict[str, Any]:
     Ollama's dialect follows Go: top-level keys in lower case, only the first JSON value is read, `null` is
     `{}`. OpenAI's wants one whole object.
     """
-    raise NotImplementedError
+    settings: Settings = request.app.state.settings
+    body = await _read(request, settings)
+    if len(body) < _THREAD_FROM:
+        value = decode(body, dialect, settings)
+    else:
+        value = await asyncio.to_thread(decode, body, dialect, settings)
+    if dialect == "ollama":
+        if value is None:
+            return {}
+        if isinstance(value, dict):
+            return fold(value)
+        name = _GO_TYPES.get(request.scope["path"], "Request")
+        raise BadRequest(f"json: cannot unmarshal {_GO_KINDS[type(value)]} into Go value of type api.{name}")
+    if not isinstance(value, dict):
+        raise BadRequest("the body must be a JSON object", code="invalid_json")
+    return value
+
+
+def fold(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` with its keys in lower case, as Go matches the fields of a struct; the last of a kind wins."""
+    return {key.lower(): item for key, item in value.items()}
+
+
+async def _read(request: Request, settings: Settings) -> bytes:
+    """The raw body. A body over the cap is given up at the first byte too many, or before the first."""
+    headers = request.headers
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise UnsupportedMedia("the body is compressed; send it as it is, without Content-Encoding")
+    cap = settings.max_body_bytes
+    declared = headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:19]) > cap:
+        raise _too_large(cap)
+    chunks: list[bytes] = []
+    size = 0
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while True:
+        patience = settings.body_timeout + size / _SLOWEST - (loop.time() - began)
+        try:
+            async with asyncio.timeout(max(patience, 0)):
+                message = await request.receive()
+        except TimeoutError:
+            raise TooSlow(f"the body did not arrive within {settings.body_timeout:g} s") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > cap:
+            raise _too_large(cap)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(cap: int) -> ServiceError:
+    return TooLarge(f"the body is larger than {cap} bytes, the limit {PREFIX}MAX_BODY_BYTES sets")
+
+
+def decode(body: bytes, dialect: Dialect, settings: Settings) -> Any:
+    """The JSON value in `body`. Raises `BadRequest` for anything but well-formed JSON of sane proportions."""
+    if not body.strip(b" \t\r\n"):
+        if dialect == "ollama":
+            raise BadRequest("missing request body")
+        raise BadRequest("the body is empty: send a JSON object", code="invalid_json")
+    survey(body, settings)
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        reason = str(error)
+    except RecursionError:
+        raise _too_deep(settings) from None
+    at = _AT.search(reason)
+    if at is not None and "trailing characters" in reason and dialect == "ollama":
+        return decode(body[: int(at[1])], dialect, settings)
+    raise _malformed(body, reason, None if at is None else int(at[1]), dialect)
+
+
+def _malformed(body: bytes, reason: str, at: int | None, dialect: Dialect) -> BadRequest:
+    truncated = "truncated" in reason
+    if dialect == "ollama":
+        if truncated:
+            return BadRequest("unexpected EOF")
+        if at is not None and at < len(body):
+            what = reason.removeprefix("JSON is malformed: ")
+            return BadRequest(f"invalid character {_shown(body[at])} in the JSON body: {what}")
+        return BadRequest("invalid JSON: a number or a string in it cannot be represented")
+    if truncated:
+        return BadRequest("the body is not valid JSON: it ends too early", code="invalid_json")
+    if at is not None:
+        what = reason.removeprefix("JSON is malformed: ")
+        return BadRequest(f"the body is not valid JSON: {what}", code="invalid_json")
+    return BadRequest(
+        "the body is not valid JSON: a number or a string in it cannot be represented", code="invalid_json"
+    )
+
+
+def _shown(byte: int) -> str:
+    """A byte in quotes, as Go shows it; nothing that could act on a terminal."""
+    return f"'{chr(byte)}'" if ord(" ") <= byte <= ord("~") else f"'\\x{byte:02x}'"
+
+
+def survey(body: bytes, settings: Settings) -> None:
+    """Refuse what is too deep or in too many pieces, before anything is built from it.
+
+    Escapes go first, so every quote that is left opens or closes a string; then every byte that is not
+    structure; then what stands between quotes. On malformed JSON the counts are only approximate, and the
+    decoder refuses it later.
+    """
+    if _DIGITS.search(body):
+        raise BadRequest(f"a number in the JSON body has more than {_LONGEST_NUMBER} digits")
+    if (
+        body.count(b"[") + body.count(b"{") <= settings.max_depth
+        and body.count(b":") <= settings.max_keys
+        and body.count(b",") < settings.max_values
+    ):
+        return
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    structure = body.translate(None, _REST)
+    if structure.count(b'"') > 2 * (settings.max_keys + settings.max_values):
+        raise _too_many("values", settings.max_values, "MAX_VALUES")
+    outside = b"".join(structure.split(b'"')[::2])
+    if outside.count(b":") > settings.max_keys:
+        raise _too_many("keys", settings.max_keys, "MAX_KEYS")
+    if outside.count(b",") >= settings.max_values:
+        raise _too_many("values", settings.max_values, "MAX_VALUES")
+    brackets = outside.translate(None, b",:")
+    if len(brackets) > 2 * settings.max_values:
+        raise _too_many("values", settings.max_values, "MAX_VALUES")
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > settings.max_depth:
+        raise _too_deep(settings)
+
+
+def _too_deep(settings: Settings) -> BadRequest:
+    return BadRequest(
+        f"the JSON body is nested more than {settings.max_depth} levels deep, the limit {PREFIX}MAX_DEPTH sets",
+        code="json_too_deep",
+    )
+
+
+def _too_many(what: str, limit: int, variable: str) -> BadRequest:
+    return BadRequest(
+        f"the JSON body has more than {limit} {what}, the limit {PREFIX}{variable} sets", code="json_too_large"
+    )

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from starlette.responses import Response
 
-from akashllm.errors import ServiceError
+from akashllm.errors import ServiceError, Unauthorized
 from akashllm.server.wire.openai.errors import error_body as openai_error
 
 Dialect = Literal["ollama", "openai"]
@@ -32,7 +32,7 @@ def error_bytes(dialect: Dialect, error: ServiceError) -> bytes:
 def error_headers(error: ServiceError) -> dict[str, str]:
     """What an error says in headers: how to authenticate, when to come back (whole seconds)."""
     headers = {}
-    if error.http_status == 401:  # noqa: PLR2004 - the number is the name
+    if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))

@@ -1,0 +1,133 @@
+"""The routes of an operator: what runs, whether it runs, how it runs."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from akashllm.errors import NoSuchRoute
+from akashllm.server.guard.auth import authorised, public
+from akashllm.server.health import Health
+from akashllm.server.metrics import CONTENT_TYPE, Metrics
+from akashllm.server.runtime import Runtime
+from akashllm.version import __version__
+
+router = APIRouter()
+
+_GREETING = "Ollama is running"
+"""What Ollama says, word for word: clients look for it."""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>akashllm</title></head>
+<body><h1>akashllm</h1>
+<p>{model} is <strong>{state}</strong>.{reason}</p>
+<p>{used} of {slots} slots in use, {waiting} requests waiting.</p>
+<p>The API speaks Ollama's dialect under <code>/api</code> and OpenAI's under <code>/v1</code>.
+State: <a href="/health">/health</a>.</p>
+</body></html>
+"""
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+@public
+async def root(request: Request) -> Response:
+    """Three answers to three kinds of client: a browser, one that asks for JSON, and everyone else."""
+    accept = request.headers.get("accept", "").lower()
+    if "text/html" in accept:
+        return Response(_page(request), media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+    if "application/json" in accept:
+        return _json(_overview(request))
+    return Response(_GREETING, media_type="text/plain; charset=utf-8")
+
+
+@router.api_route("/health", methods=["GET", "HEAD"])
+@public
+async def health(request: Request) -> Response:
+    """200 while a request would be answered now, 503 otherwise; with a key also what the engine wrote last."""
+    state = _health(request)
+    name = _runtime(request).serves()[0]
+    detailed = bool(request.app.state.settings.keys) and authorised(request)
+    body = state.private(name) if detailed else state.public(name)
+    return _json(body, status=200 if state.ready else 503, headers={"cache-control": "no-store"})
+
+
+@router.api_route("/livez", methods=["GET", "HEAD"])
+@public
+async def livez() -> Response:
+    """200 as long as the process answers at all."""
+    return _json({"status": "alive"})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Everything that is counted, for Prometheus."""
+    if not request.app.state.settings.metrics:
+        raise NoSuchRoute("404 page not found")
+    counted: Metrics = _runtime(request).metrics
+    return Response(counted.text(), headers={"content-type": CONTENT_TYPE})
+
+
+@router.get("/version")
+async def version(request: Request) -> Response:
+    """What software serves what model."""
+    runtime = _runtime(request)
+    return _json(
+        {
+            "version": __version__,
+            "engine": runtime.engine.name,
+            "model": runtime.serves()[0],
+            "digest": getattr(runtime.engine, "digest", None),
+        }
+    )
+
+
+def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def _health(request: Request) -> Health:
+    return _runtime(request).health
+
+
+def _overview(request: Request) -> dict[str, Any]:
+    """What runs: models, slots, queue. `downloads` is empty, because this service downloads nothing."""
+    runtime = _runtime(request)
+    admission = runtime.admission
+    return {
+        **_health(request).public(runtime.serves()[0]),
+        "models": list(runtime.serves()),
+        "slots": {"total": admission.slots, "used": admission.used},
+        "queue": {"waiting": admission.waiting, "limit": admission.queue},
+        "downloads": [],
+    }
+
+
+def _page(request: Request) -> str:
+    shown = _overview(request)
+    return _PAGE.format(
+        model=html.escape(shown["model"]),
+        state=html.escape(shown["status"]),
+        reason=f" {html.escape(shown['reason'])}" if shown.get("reason") else "",
+        used=shown["slots"]["used"],
+        slots=shown["slots"]["total"],
+        waiting=shown["queue"]["waiting"],
+    )
+
+
+def _json(body: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        msgspec.json.encode(body),
+        status_code=status,
+        media_type="application/json; charset=utf-8",
+        headers=headers,
+    )

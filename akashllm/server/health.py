@@ -1,0 +1,63 @@
+"""What the engine last said of itself: the only thing `/health` and waiting requests go by."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from akashllm.server.engine import Engine, State
+
+_REASON = 300
+"""Characters of a reason that are shown to anyone."""
+
+
+class Health:
+    """Follows one engine. `ready` is the engine's word that a real token came out."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.reason = ""
+        self.percent: float | None = None
+        self.since = time.monotonic()
+        self._asked = False
+        engine.watch(self._changed)
+
+    def _changed(self, state: State, text: str, percent: float | None) -> None:
+        self.reason = "" if state == "ready" else text
+        self.percent = percent if state in {"starting", "loading"} else None
+        self.since = time.monotonic()
+
+    def asked(self) -> None:
+        """A load has been asked for: an engine that has not begun is starting, not unloaded."""
+        self._asked = True
+
+    @property
+    def state(self) -> State:
+        """The engine's state; one that was never asked to load counts as starting."""
+        state = self._engine.state
+        return "starting" if state == "unloaded" and not self._asked else state
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered now."""
+        return self.state == "ready"
+
+    def public(self, model: str) -> dict[str, Any]:
+        """What anyone may see: no paths of the machine, no log."""
+        shown: dict[str, Any] = {"status": self.state, "model": model}
+        if self.percent is not None:
+            shown["percent"] = round(self.percent, 1)
+        if self.reason:
+            shown["reason"] = " ".join(self.reason.split())[:_REASON]
+        return shown
+
+    def private(self, model: str) -> dict[str, Any]:
+        """What the holder of a key sees on top: the engine, its figures, the last lines it wrote."""
+        stats = self._engine.stats()
+        return self.public(model) | {
+            "reason": self.reason,
+            "engine": self._engine.name,
+            "seconds_in_state": round(time.monotonic() - self.since, 1),
+            "restarts": stats.restarts,
+            "log": list(getattr(self._engine, "log_lines", ())),
+        }

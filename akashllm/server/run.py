@@ -1,0 +1,179 @@
+"""Running the service: the socket, the server, the signals, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from akashllm.errors import AkashllmError, MissingExtra, UsageError
+from akashllm.server import logs
+from akashllm.server.app import create_app
+from akashllm.server.connection import patient
+from akashllm.server.engine import Engine
+from akashllm.server.settings import PREFIX, Settings
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 512
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_SECRETS = ("API_KEY", "ADMIN_KEY")
+
+
+def main() -> int:
+    """Serve as the environment says; 0 after a signal, 2 if the settings are not usable."""
+    try:
+        settings = Settings.from_env(os.environ)
+        for name in _SECRETS:
+            os.environ.pop(PREFIX + name, None)
+        serve(settings)
+    except AkashllmError as error:
+        sys.stderr.write(f"akashllm: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {error.hint}\n")
+        return error.exit_code
+    return 0
+
+
+def serve(settings: Settings, *, started: Callable[[str], None] | None = None) -> None:
+    """Serve until a signal comes. `started` is called with the URL once the port answers.
+
+    Raises `UsageError` if the model's file or the address cannot be had, `MissingExtra` if the engine cannot.
+    """
+    logs.configure(settings)
+    engine = build_engine(settings)
+    listener = listen(settings.host, settings.port)
+    try:
+        server = Server(settings, engine)
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(server.until_stopped(listener, started))
+    finally:
+        listener.close()
+
+
+def build_engine(settings: Settings) -> Engine:
+    """The engine the settings name, not loaded yet."""
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise MissingExtra(
+            "the llama.cpp engine is not installed", hint="install it: pip install 'akashllm[llamacpp]'"
+        )
+    from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
+
+    if not settings.model_file.is_file():
+        raise UsageError(
+            f"there is no model file at {settings.model_file}",
+            hint=f"set {PREFIX}MODEL to the path of a GGUF file, or to tiny for the bundled model",
+        )
+    chosen = {"batch": settings.batch} if settings.batch else {}
+    return LlamaCppEngine(
+        settings.model_file,
+        name=settings.served_name,
+        context=settings.context,
+        slots=settings.concurrency,
+        threads=settings.threads,
+        gpu_layers=settings.gpu_layers,
+        **chosen,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `UsageError` if the address is taken or not this machine's."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            hint=f"another service may have the port; choose one with {PREFIX}PORT",
+        ) from error
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our signals.
+
+    uvicorn raises a caught SIGTERM again after it has served, which ends the process before an engine is
+    closed; here a signal only asks for the end, and the end comes after the engine's.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, *, pure: bool = False) -> None:
+        self.app: FastAPI = create_app(settings, engine)
+        self._url = ""
+        self._announce: Callable[[str], None] | None = None
+        super().__init__(
+            uvicorn.Config(
+                self.app,
+                http=patient(settings.header_timeout, settings.max_header_bytes, pure=pure),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                limit_concurrency=settings.max_connections,
+                timeout_keep_alive=math.ceil(settings.idle_timeout),
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
+                h11_max_incomplete_event_size=settings.max_header_bytes * 2,
+            )
+        )
+
+    async def until_stopped(
+        self, listener: socket.socket, started: Callable[[str], None] | None = None
+    ) -> None:
+        """Serve on `listener` until a signal or `should_exit`, then close the engine whatever happened."""
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self._url, self._announce = url, started
+        try:
+            await self.serve(sockets=[listener])
+        finally:
+            await self.app.state.runtime.close()
+            logger.info("stopped")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port and say so."""
+        await super().startup(sockets)
+        logger.info("listening on %s", self._url)
+        if self._announce is not None:
+            self._announce(self._url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, let requests finish for a while, end the rest with an error in their dialect."""
+        self.app.state.stopping = True
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The first signal asks for an orderly end, the second for one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in _STOPPING:
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            yield
+        finally:
+            for number in _STOPPING:
+                loop.remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self.should_exit:
+            logger.warning("%s again: stopping at once", number.name)
+            self.force_exit = True
+            return
+        logger.info("%s: finishing the requests that run", number.name)
+        self.should_exit = True
