@@ -22,7 +22,11 @@ SPLIT = {1: 1.0, 2: 2.5, 4: 4.0, 8: 6.0}
 ENGINE_COMPUTE: dict[EngineName, tuple[int, int]] = {"vllm": (7, 5), "llamacpp": (7, 5), "ollama": (5, 0)}
 """vLLM's wheels and our llama.cpp image are built for 7.5 and newer; Ollama's documentation says 5.0."""
 
-LLAMACPP_KEPT_FREE_GIB = 0.25
+DRIVER_GIB = 0.43
+"""What the driver keeps of a GPU: vLLM's logs see 79.22 GiB of an H100's 81,559 MiB (its pull request 10511) and
+23.58 GiB of an RTX 3090's 24,576 MiB (14447)."""
+
+LLAMACPP_KEPT_FREE_GIB = 0.1
 """llama.cpp allocates what it needs and no more; a little air for fragmentation."""
 
 
@@ -49,9 +53,8 @@ class Fit:
 
 def usable_gib(gpu: Gpu, engine: EngineName) -> float:
     """Memory of one GPU that `engine` may fill."""
-    if engine == "vllm":
-        return gpu.memory_gib * VLLM_SHARE
-    return gpu.memory_gib - LLAMACPP_KEPT_FREE_GIB
+    free = gpu.memory_gib - DRIVER_GIB
+    return free * VLLM_SHARE if engine == "vllm" else free - LLAMACPP_KEPT_FREE_GIB
 
 
 def unfit(gpu: Gpu, quant: Quant, engine: EngineName) -> str:

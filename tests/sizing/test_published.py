@@ -92,7 +92,7 @@ def test_compressed_cache() -> None:
 
 
 def test_sliding_window_cache() -> None:
-    """gpt-oss 20B's 12 window layers keep 768 cells, 18.00 MiB (log in ggml-org/llama.cpp pull request 17609)."""
+    """The 12 window layers of gpt-oss 20B keep 768 cells, 18.00 MiB (log in llama.cpp pull request 17609)."""
     model = CATALOG.find("gpt-oss")
     every_layer = cache_bytes(model, 4096, 1, "llamacpp")
     full_layers = 12 * 4096 * model.shape.cache_values() * 2
