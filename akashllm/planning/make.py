@@ -266,7 +266,7 @@ def _warnings(
     if kind in {"gguf", "hf"} and not model.sources.hf_revision and not model.sources.gguf_revision:
         found.append("the weights are not pinned to a revision")
     if choices and not prices.live and not request.local and request.max_price is None:
-        found.append(f"the market's prices were not read: {prices.source}")
+        found.append("the market's prices were not read, those of a dated table are used")
     return found
 
 

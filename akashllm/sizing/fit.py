@@ -23,8 +23,8 @@ ENGINE_COMPUTE: dict[EngineName, tuple[int, int]] = {"vllm": (7, 5), "llamacpp":
 """vLLM's wheels and our llama.cpp image are built for 7.5 and newer; Ollama's documentation says 5.0."""
 
 DRIVER_GIB = 0.43
-"""What the driver keeps of a GPU: vLLM's logs see 79.22 GiB of an H100's 81,559 MiB (its pull request 10511) and
-23.58 GiB of an RTX 3090's 24,576 MiB (14447)."""
+"""What the driver keeps of a GPU: vLLM's logs see 79.22 GiB of an H100's 81,559 MiB (its pull request 10511)
+and 23.58 GiB of an RTX 3090's 24,576 MiB (14447)."""
 
 LLAMACPP_KEPT_FREE_GIB = 0.1
 """llama.cpp allocates what it needs and no more; a little air for fragmentation."""
