@@ -97,10 +97,12 @@ class Child:
         scheduler = Scheduler(
             model.context,
             slots=model.slots,
-            sequences=min(256, 2 * model.slots + 1),
+            sequences=model.sequences,
             ends=model.vocabulary.ends,
             whole=model.whole_prefixes,
             echo_rows=ECHO_ROWS,
+            micro_batch=model.micro_batch,
+            tiled=not model.on_gpu,
         )
         self._warm_up(scheduler)
         self._scheduler = scheduler

@@ -116,6 +116,8 @@ class Choice:
         "_stream",
         "_unplanned",
         "age",
+        "blocks",
+        "exact",
         "follows",
         "guide",
         "index",
@@ -142,6 +144,9 @@ class Choice:
         self.follows: Choice | None = None
         self.until = 0
         self.age = 0
+        self.blocks = 0
+        self.exact = request.sampling.seed is not None
+        """Whether a repetition has to give the same."""
         self.produced = 0
         self.most = request.max_tokens if request.max_tokens is not None else -1
         self.score = 0.0
@@ -161,6 +166,18 @@ class Choice:
     def awaits_echo(self) -> bool:
         """Whether another choice of the request has to do that first."""
         return self.index > 0 and self.job.request.prompt_logprobs is not None and not self.job.started
+
+    def have(self) -> int:
+        """Tokens of the plan that are in the cache."""
+        return len(self.resident.tokens) if self.resident is not None else 0
+
+    def left(self) -> int:
+        """Tokens of the plan that are to be evaluated."""
+        return len(self.plan) - self.have()
+
+    def in_blocks(self) -> bool:
+        """Whether whole blocks of the prompt are to be evaluated."""
+        return self.have() < self.blocks
 
     def history(self) -> list[int]:
         """Tokens of prompt and answer."""

@@ -85,9 +85,11 @@ class Model:
             raise ModelRefused(message)
         weights = int(api.llama_model_size(self.raw))
         self.threads = choose_threads(order.threads, weights)
-        on_gpu = bool(api.llama_supports_gpu_offload()) and order.gpu_layers != 0
+        self.on_gpu = on_gpu = bool(api.llama_supports_gpu_offload()) and order.gpu_layers != 0
         wanted = order.context or min(self.train_context, DEFAULT_CONTEXT)
-        self.slots = max(1, min(order.slots, MAX_SEQUENCES // 2))
+        self.slots = max(1, min(order.slots, MAX_SEQUENCES // 2 - 1))
+        # As many again stay for those who begin alike; one for new-comers, one for the scheduler itself.
+        self.sequences = 2 * self.slots + 2
         self.context_length = max(MIN_CONTEXT, min(wanted, self.train_context or wanted))
         try:
             cells = plan_cache(
@@ -104,7 +106,7 @@ class Model:
                 self.raw,
                 vocab_size=self.vocabulary.size,
                 cells=_round_up(cells, 256),
-                sequences=min(MAX_SEQUENCES, 2 * self.slots + 1),
+                sequences=self.sequences,
                 batch=self.batch,
                 micro_batch=self.micro_batch,
                 outputs=max(ECHO_ROWS, self.slots),

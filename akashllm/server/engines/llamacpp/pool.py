@@ -8,7 +8,7 @@ from typing import Any
 
 from akashllm.server.engines.llamacpp.cells import Cells
 from akashllm.server.engines.llamacpp.context import Context
-from akashllm.server.engines.llamacpp.prefix import Resident, leader, longest, usable
+from akashllm.server.engines.llamacpp.prefix import Resident, faithful, leader, longest, usable
 
 MIN_SHARED = 4
 """Tokens. A shorter common beginning costs more to share than to evaluate."""
@@ -75,19 +75,26 @@ class Pool:
         _, soon = (None, 0) if self._whole else leader(self.residents.values(), plan)
         return min(max(here, soon), limit)
 
-    def acquire(self, owner: Any, plan: array[int], *, share: bool) -> tuple[Resident, Resident | None, int]:
+    def acquire(
+        self, owner: Any, plan: array[int], *, share: bool, blocks: int, exact: bool
+    ) -> tuple[Resident, Resident | None, int]:
         """A sequence for a plan, with as much of it as is there.
 
         Also the running sequence that is worth waiting for, and up to where. At least the last token of the plan
         is left to evaluate: its logits are wanted. There are more sequences than owners, so one is always found.
+        `exact` takes only what was evaluated as this plan, with `blocks` tokens in blocks, would be.
         """
         limit = len(plan) - 1
         source, shared = longest(self.residents.values(), plan, whole=self._whole) if share else (None, 0)
         if self._whole and shared > limit:
             source, shared = None, 0
         shared = min(shared, limit)
+        pure = faithful(source, blocks, shared) if source is not None else 0
+        if exact:
+            shared = pure
         if source is None or shared < MIN_SHARED:
             resident = self._fresh()
+            pure = shared = 0
         elif source.owner is None and (len(source.tokens) - shared <= shared or not self._free):
             resident = source
             self.truncate(resident, shared)
@@ -98,19 +105,28 @@ class Pool:
         resident.owner = owner
         resident.plan = plan
         resident.used = next(self._clock)
+        resident.blocks = blocks
+        resident.pure = None if pure == shared else pure
         if not share or self._whole:
             return resident, None, 0
         ahead, planned = leader((other for other in self.residents.values() if other is not resident), plan)
         planned = min(planned, limit)
+        if ahead is not None and exact:
+            planned = faithful(ahead, blocks, planned)
         if ahead is not None and planned >= len(resident.tokens) + MIN_FOLLOWED:
             return resident, ahead, planned
         return resident, None, 0
 
-    def catch_up(self, resident: Resident, source: Resident, target: int) -> None:
+    def catch_up(self, resident: Resident, source: Resident, target: int, *, exact: bool) -> None:
         """Copy what another sequence has by now of the plan of this one, up to `target`."""
         have = min(usable(source, resident.plan, whole=False), target)
+        pure = faithful(source, resident.blocks, have)
+        if exact:
+            have = pure
         if have > len(resident.tokens):
             self._copy(source, resident, have)
+            if pure < have:
+                resident.pure = pure if resident.pure is None else min(pure, resident.pure)
 
     def best_source(self, resident: Resident) -> Resident | None:
         """Another sequence that has more of this one's plan than it has itself."""
@@ -143,6 +159,7 @@ class Pool:
             resident.stable = keep
         else:
             self.truncate(resident, keep)
+        resident.pure = keep if resident.pure is None else min(keep, resident.pure)
 
     def release(self, resident: Resident) -> None:
         """Nobody decodes in it any more; it stays for those who begin alike."""

@@ -15,9 +15,11 @@ class Resident:
     owner     whatever is decoding in it; None: idle, kept for those who come with the same beginning
     plan      the tokens its owner is going to evaluate, of which `tokens` is the part that is there
     stable    tokens at the start that stand for themselves; those after a context shift do not
+    blocks    tokens at the start that are evaluated in whole blocks (see `compose`)
+    pure      tokens at the start that were evaluated as `blocks` says; None: all
     """
 
-    __slots__ = ("cells", "id", "owner", "plan", "stable", "tokens", "used")
+    __slots__ = ("blocks", "cells", "id", "owner", "plan", "pure", "stable", "tokens", "used")
 
     def __init__(self, id: int) -> None:  # noqa: A002 - llama.cpp's word
         self.id = id
@@ -26,6 +28,8 @@ class Resident:
         self.cells: array[int] = array("i")
         self.plan: array[int] = array("i")
         self.stable: int | None = None
+        self.blocks = 0
+        self.pure: int | None = None
         self.used = 0
 
 
@@ -46,6 +50,13 @@ def usable(resident: Resident, prompt: array[int], *, whole: bool) -> int:
     if whole and shared < len(resident.tokens):
         return 0
     return shared
+
+
+def faithful(source: Resident, blocks: int, shared: int) -> int:
+    """How many of the shared tokens were evaluated just as a prompt with so many tokens in blocks would be."""
+    if source.pure is not None:
+        shared = min(shared, source.pure)
+    return shared if source.blocks == blocks else min(shared, source.blocks, blocks)
 
 
 def longest(

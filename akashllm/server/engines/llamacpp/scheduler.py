@@ -16,6 +16,7 @@ import numpy as np
 from akashllm.errors import ServiceError
 from akashllm.server.domain import EngineStats, TokenLogprob
 from akashllm.server.engines.frames import Answer, fault
+from akashllm.server.engines.llamacpp.compose import TILE, block_shares, shares, whole_blocks
 from akashllm.server.engines.llamacpp.context import ABORTED, CACHE_FULL, Context
 from akashllm.server.engines.llamacpp.job import Choice, Job
 from akashllm.server.engines.llamacpp.pool import Pool
@@ -24,7 +25,7 @@ from akashllm.server.engines.llamacpp.sampling import Row, ban, log_softmax, mos
 HEADROOM = 32
 """Tokens of answer for which room must be in sight before a request is admitted."""
 
-MIN_CHUNK = 32
+MIN_CHUNK = 64
 SHARED_STEP = 0.1
 """Seconds a step may last because of prompts while others are decoding; ALONE_STEP: while none is."""
 ALONE_STEP = 0.5
@@ -38,11 +39,26 @@ class Scheduler:
     """Everything that runs and waits in one context."""
 
     def __init__(
-        self, context: Context, *, slots: int, sequences: int, ends: frozenset[int], whole: bool, echo_rows: int
+        self,
+        context: Context,
+        *,
+        slots: int,
+        sequences: int,
+        ends: frozenset[int],
+        whole: bool,
+        echo_rows: int,
+        micro_batch: int,
+        tiled: bool,
     ) -> None:
         self.context = context
         self.slots = slots
-        self.pool = Pool(context, sequences, whole=whole)
+        # The last sequence is for a token that only keeps another one company.
+        self._scratch = sequences - 1
+        self.pool = Pool(context, sequences - 1, whole=whole)
+        self._micro_batch = micro_batch
+        self._tiled = tiled and micro_batch >= TILE and not whole
+        self._turn = False
+        self._filler = min(ends, default=0)
         self.running: list[Choice] = []
         self.waiting: deque[Choice] = deque()
         self.step_began = 0.0
@@ -104,11 +120,11 @@ class Scheduler:
         decodes, prompts = self._sort()
         if not decodes and not prompts:
             return answers
-        if not self._make_room(len(decodes) + bool(prompts)):
+        if not self._make_room(len(decodes) + bool(prompts) + 1):
             return answers
         decodes = [choice for choice in decodes if choice.resident is not None]
         prompts = [choice for choice in prompts if choice.resident is not None]
-        chunks = self._chunks(prompts, len(decodes))
+        decodes, chunks = self._compose(decodes, prompts)
         batch = self.context.batch
         batch.clear()
         if decodes:
@@ -120,10 +136,15 @@ class Scheduler:
         rows = self._place_chunks(chunks)
         if not batch.count:
             return answers
+        alone = self._tiled and batch.count == 1 and any(choice.exact for choice in self.running)
+        if alone:
+            batch.chunk((self._filler,), 0, self._scratch, last=False)
         began = self.step_began = perf_counter()
         self.step_tokens = batch.count
         code = self.context.decode()
         self._steps += 1
+        if alone:
+            self.context.remove(self._scratch, 0)
         if code:
             self.step_tokens = 0
             self._failed(code, decodes + [choice for choice, _ in chunks], answers)
@@ -172,35 +193,59 @@ class Scheduler:
             source = self.pool.best_source(resident)
         if source is not None:
             before = len(resident.tokens)
-            self.pool.catch_up(resident, source, len(choice.plan) - 1)
+            self.pool.catch_up(resident, source, len(choice.plan) - 1, exact=choice.exact)
             self._count_cached(choice, before, len(resident.tokens))
         return False
 
-    def _chunks(self, prompts: list[Choice], decoding: int) -> list[tuple[Choice, array[int]]]:
-        """Pieces of prompts for this step: equal shares, what the short ones do not need going to the long."""
-        if not prompts:
+    def _compose(
+        self, decodes: list[Choice], prompts: list[Choice]
+    ) -> tuple[list[Choice], list[tuple[Choice, array[int]]]]:
+        """Who decodes in this step, and the pieces of prompts beside them."""
+        if not self._tiled:
+            return decodes, self._pieces(prompts, self.context.batch.size - len(decodes), len(decodes))
+        blocks = [choice for choice in prompts if choice.in_blocks()]
+        rest = [choice for choice in prompts if not choice.in_blocks()]
+        self._turn = not self._turn
+        if blocks and (self._turn or not (decodes or rest)):
+            return [], self._blocks(blocks, waiting=len(decodes) + len(rest))
+        room = max(TILE - 1 - len(decodes), MIN_CHUNK if len(decodes) >= TILE else 0)
+        return decodes, self._pieces(rest, room, len(decodes))
+
+    def _pieces(self, prompts: list[Choice], room: int, decoding: int) -> list[tuple[Choice, array[int]]]:
+        """Pieces of prompts in equal shares, what the short ones do not need going to the long."""
+        if not prompts or room <= 0:
             return []
-        room = self.context.batch.size - decoding
+        wanted = [
+            min(self._echo_rows // len(prompts), choice.left()) if choice.echoes() else choice.left()
+            for choice in prompts
+        ]
+        room = self._affordable(min(room, sum(wanted)), decoding)
+        return self._cut(prompts, shares(wanted, room))
+
+    def _blocks(self, prompts: list[Choice], *, waiting: int) -> list[tuple[Choice, array[int]]]:
+        """Whole blocks of prompts, as many as one pass takes."""
+        spans = [(choice.have(), choice.blocks) for choice in prompts]
+        room = self._affordable(self._micro_batch, waiting)
+        sizes = block_shares(spans, room)
+        while sum(sizes) > self.pool.cells.free and sum(sizes):
+            sizes[sizes.index(max(sizes))] //= 2
+        return self._cut(prompts, sizes)
+
+    def _affordable(self, tokens: int, waiting: int) -> int:
+        """How many of these tokens the time for a step and the cache allow."""
         if self._rate:
-            seconds = SHARED_STEP if decoding else ALONE_STEP
-            room = min(room, max(MIN_CHUNK, int(self._rate * seconds)))
-        room = min(room, sum(len(choice.plan) - _have(choice) for choice in prompts))
-        self.pool.reserve(room + decoding)
-        room = min(room, self.pool.cells.free - decoding)
-        left = sorted(prompts, key=lambda choice: len(choice.plan) - _have(choice))
-        rows = self._echo_rows
-        chunks: list[tuple[Choice, array[int]]] = []
-        for place, choice in enumerate(left):
-            share = room // (len(left) - place)
-            have = _have(choice)
-            if choice.echoes():
-                share = min(share, rows)
-                rows -= min(share, len(choice.plan) - have)
-            tokens = choice.plan[have : have + share]
-            if tokens:
-                chunks.append((choice, tokens))
-                room -= len(tokens)
-        return chunks
+            seconds = SHARED_STEP if waiting else ALONE_STEP
+            tokens = min(tokens, max(MIN_CHUNK, int(self._rate * seconds)))
+        self.pool.reserve(tokens + waiting + 1)
+        return max(1, min(tokens, self.pool.cells.free - waiting - 1))
+
+    def _cut(self, prompts: list[Choice], sizes: list[int]) -> list[tuple[Choice, array[int]]]:
+        cut: list[tuple[Choice, array[int]]] = []
+        for choice, size in zip(prompts, sizes, strict=True):
+            have = choice.have()
+            if size > 0:
+                cut.append((choice, choice.plan[have : have + size]))
+        return cut
 
     def _place_chunks(self, chunks: Sequence[tuple[Choice, array[int]]]) -> int:
         """Put the pieces into the batch; how many rows of logits they give."""
@@ -234,7 +279,7 @@ class Scheduler:
         ready: list[tuple[Choice, int]] = list(zip(decodes, range(len(decodes)), strict=True))
         row = len(decodes)
         for choice, tokens in chunks:
-            done = _have(choice) == len(choice.plan)
+            done = choice.have() == len(choice.plan)
             if choice.echoes():
                 self._echo(choice, logits[row : row + len(tokens)])
                 row += len(tokens)
@@ -343,7 +388,10 @@ class Scheduler:
             job = choice.job
             if choice.echoes():
                 job.echo.clear()
-            resident, ahead, until = self.pool.acquire(choice, choice.plan, share=not choice.echoes())
+            choice.blocks = whole_blocks(len(choice.plan)) if self._tiled and not choice.echoes() else 0
+            resident, ahead, until = self.pool.acquire(
+                choice, choice.plan, share=not choice.echoes(), blocks=choice.blocks, exact=choice.exact
+            )
             choice.resident, choice.until = resident, until
             choice.follows = ahead.owner if ahead is not None else None
             self._age += 1
@@ -408,7 +456,3 @@ class Scheduler:
         else:
             message = f"llama_decode failed with {code}"
             raise DecodeError(message)
-
-
-def _have(choice: Choice) -> int:
-    return len(choice.resident.tokens) if choice.resident is not None else 0
