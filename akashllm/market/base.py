@@ -1,0 +1,172 @@
+"""What akashllm asks of any market: this machine, Akash's Console, or a wallet of one's own.
+
+Calls that change something can be made again after a lost reply: `create` carries a reference that `holdings`
+finds again, `lease` completes what is missing, `close` closes what is open. Errors are
+`akashllm.errors.MarketError` and its children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal, Protocol
+
+MarketState = Literal["open", "starting", "running", "restarting", "failed", "stopped", "closed"]
+"""`open` has no lease yet; `stopped` ended without being closed and may be leased again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """What can be spent, in US dollars. `available` is None where nothing is charged."""
+
+    available: Decimal | None
+    committed: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A provider that could serve an SDL, before anybody has bid."""
+
+    provider: str
+    region: str = ""
+    audited: bool = False
+    incidents: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screening:
+    """Who could serve an SDL; `removed` says which demand ruled out how many providers."""
+
+    offers: tuple[Offer, ...]
+    removed: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bid:
+    """An offer for one order. `amount` is in `denom` a block; amounts of two denominations never compare."""
+
+    provider: str
+    amount: Decimal
+    denom: str
+    gseq: int = 1
+    oseq: int = 1
+    bseq: int = 0
+    audited: bool = False
+    region: str = ""
+    gpu: str = ""
+
+    @property
+    def key(self) -> str:
+        """Names the bid in the record: provider/gseq/oseq/bseq."""
+        return f"{self.provider}/{self.gseq}/{self.oseq}/{self.bseq}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A deployment at the market. `manifest` is the market's own, where it makes one from the SDL."""
+
+    dseq: str
+    manifest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A provider that has the manifest."""
+
+    dseq: str
+    provider: str
+    gseq: int = 1
+    oseq: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a deployment stands, in the market's words.
+
+    reason     why it is not running, for a person
+    restarts   how often the service was started again
+    hours      how long the funds last; None where nothing is charged or it is not known
+    """
+
+    dseq: str
+    state: MarketState
+    provider: str = ""
+    url: str | None = None
+    reason: str = ""
+    restarts: int = 0
+    since: str | None = None
+    hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A deployment that the market holds for this account. `reference` is what `create` was told, if kept."""
+
+    dseq: str
+    state: MarketState
+    reference: str | None = None
+    created_at: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line a service wrote, without its end. `text` is untrusted."""
+
+    service: str
+    text: str
+
+
+class Market(Protocol):
+    """Leases containers, or what stands for them."""
+
+    @property
+    def name(self) -> str:
+        """local, console, wallet."""
+        ...
+
+    @property
+    def charges(self) -> bool:
+        """Whether a lease costs money: then a person is asked first."""
+        ...
+
+    def balance(self) -> Balance:
+        """What can be spent."""
+        ...
+
+    def screen(self, sdl: str) -> Screening:
+        """Who could serve this SDL. Costs nothing and changes nothing."""
+        ...
+
+    def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
+        """Open an order for an SDL whose secrets are filled in."""
+        ...
+
+    def bids(self, dseq: str) -> Sequence[Bid]:
+        """Open bids, none while nobody has answered."""
+        ...
+
+    def lease(self, dseq: str, bid: Bid, manifest: str) -> Lease:
+        """Take a bid and hand the manifest over. Called again, it completes what is missing."""
+        ...
+
+    def status(self, dseq: str) -> Standing:
+        """How it stands. A deployment the market has never heard of is `closed`."""
+        ...
+
+    def logs(self, dseq: str, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
+        """What the service wrote; with `follow`, as it writes, until the lease ends."""
+        ...
+
+    def update(self, dseq: str, sdl: str, manifest: str) -> None:
+        """Run another SDL under the same lease. Raises `MarketError` where that needs a new one."""
+        ...
+
+    def close(self, dseq: str) -> None:
+        """End the lease and the spending. Closing what is closed is no error."""
+        ...
+
+    def holdings(self) -> Sequence[Held]:
+        """Every deployment that is open here, whether or not this machine knows of it."""
+        ...

@@ -1,0 +1,314 @@
+"""The market `local`: this machine. One bid, free of charge; the service is a supervised process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+from akashllm.errors import MarketError
+from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, Offer, Screening, Standing
+from akashllm.market.local_files import MARK, Lodging, Ordered, RunRecord, RunSpec, lodgings, new_lodging
+from akashllm.market.local_run import HELD
+from akashllm.market.logfile import follow, read_tail
+from akashllm.market.processes import kill, supported, with_variable
+from akashllm.sdl import load, manifest_json
+from akashllm.state.private import write_private
+
+PROVIDER = "this-machine"
+
+SERVICE = (sys.executable, "-P", "-m", "akashllm.server.run")
+"""What an image's entry point runs. -P: nothing is imported from the working directory."""
+
+INHERITED = (
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH"),
+    *("XDG_CACHE_HOME", "HF_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
+"""The only variables of the caller that the service sees: none that may hold a key."""
+
+_KEY = "AKASHLLM_API_KEY"
+_START = 30.0
+_FOLLOW = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LocalMarket:
+    """Keeps what it was told under `root`, as a market elsewhere would; needs nothing else to find it again.
+
+    port      the port of the next lease; None: any free one
+    command   what runs the service
+    policy    patience of the supervisor: fields of `RunSpec`
+    """
+
+    root: Path
+    port: int | None = None
+    command: Sequence[str] = SERVICE
+    policy: Mapping[str, Any] | None = None
+
+    name = "local"
+    charges = False
+
+    def balance(self) -> Balance:
+        """Nothing is charged."""
+        return Balance(available=None)
+
+    def screen(self, sdl: str) -> Screening:
+        """This machine, if it has what the supervisor needs."""
+        self._check_machine()
+        _only_service(json.loads(manifest_json(load(sdl))))
+        return Screening(offers=(Offer(provider=PROVIDER, region="here", audited=True),))
+
+    def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
+        """A directory with the order in it. A reference that is known gets the deployment it already has."""
+        del deposit
+        manifest = manifest_json(load(sdl)).decode()
+        for held in self.holdings():
+            if held.reference == reference:
+                return Created(dseq=held.dseq, manifest=manifest)
+        lodging = new_lodging(self.root, time.time_ns() // 1_000_000)
+        digest = hashlib.sha256(sdl.encode()).hexdigest()
+        lodging.write_order(Ordered(reference=reference, created_at=_now(), sdl_sha256=digest))
+        return Created(dseq=lodging.dseq, manifest=manifest)
+
+    def bids(self, dseq: str) -> Sequence[Bid]:
+        """One, at no price."""
+        self._lodging(dseq)
+        return [Bid(provider=PROVIDER, amount=Decimal(0), denom="free", audited=True, region="here")]
+
+    def lease(self, dseq: str, bid: Bid, manifest: str) -> Lease:
+        """Start the service, unless it is being looked after already."""
+        self._check_machine()
+        lodging = self._lodging(dseq)
+        if not _supervised(lodging.record()):
+            self._end(lodging)
+            lodging.write_spec(self._spec(lodging, manifest))
+            _start(lodging)
+        return Lease(dseq=dseq, provider=bid.provider)
+
+    def status(self, dseq: str) -> Standing:
+        """What the supervisor wrote, if it is alive; what can be told without it, if not."""
+        lodging = Lodging(self.root / dseq)
+        order = lodging.ordered() if dseq.isdigit() else None
+        if order is None:
+            return Standing(dseq=dseq, state="closed", reason="this machine has no such deployment")
+        if order.closed_at:
+            return Standing(dseq=dseq, state="closed", since=order.closed_at)
+        record, spec = lodging.record(), lodging.spec()
+        if record is None or spec is None:
+            return Standing(dseq=dseq, state="open", since=order.created_at)
+        standing = Standing(
+            dseq=dseq,
+            state=record.state,
+            provider=PROVIDER,
+            url=spec.url,
+            reason=record.reason,
+            restarts=record.restarts,
+            since=record.since,
+        )
+        if record.state in {"failed", "stopped"} or _supervised(record):
+            return standing
+        return replace(
+            standing,
+            state="stopped",
+            reason="its supervisor is gone: the machine was restarted, or it was killed",
+        )
+
+    def logs(self, dseq: str, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
+        """The service's output; of a closed deployment too."""
+        lodging = Lodging(self.root / dseq)
+        if lodging.ordered() is None:
+            raise MarketError("this machine has no such deployment", hint="`akashllm list` shows what there is")
+        spec = lodging.spec()
+        for text in self._lines(lodging, tail, more=follow):
+            yield LogLine(service=spec.service if spec else "llm", text=text)
+
+    def update(self, dseq: str, sdl: str, manifest: str) -> None:
+        """End the service and start it with the new manifest, at the same address."""
+        lodging = self._lodging(dseq)
+        order = lodging.ordered()
+        assert order is not None
+        spec = self._spec(lodging, manifest, keep_port=True)
+        self._end(lodging)
+        lodging.write_order(replace(order, sdl_sha256=hashlib.sha256(sdl.encode()).hexdigest()))
+        lodging.write_spec(spec)
+        _start(lodging)
+
+    def close(self, dseq: str) -> None:
+        """End every process of the deployment, remove its secrets, keep its log."""
+        lodging = Lodging(self.root / dseq)
+        order = lodging.ordered() if dseq.isdigit() else None
+        if order is None:
+            return
+        self._end(lodging)
+        lodging.forget_secrets()
+        if not order.closed_at:
+            lodging.write_order(replace(order, closed_at=_now()))
+
+    def holdings(self) -> Sequence[Held]:
+        """Every order that was not closed."""
+        held = []
+        for lodging in lodgings(self.root):
+            order = lodging.ordered()
+            if order is not None and not order.closed_at:
+                standing = self.status(lodging.dseq)
+                held.append(
+                    Held(
+                        dseq=lodging.dseq,
+                        state=standing.state,
+                        reference=order.reference,
+                        created_at=order.created_at,
+                        url=standing.url,
+                    )
+                )
+        return held
+
+    def _lodging(self, dseq: str) -> Lodging:
+        """The deployment, open. Raises `MarketError`."""
+        lodging = Lodging(self.root / dseq)
+        order = lodging.ordered() if dseq.isdigit() else None
+        if order is None or order.closed_at:
+            raise MarketError(f"deployment {dseq} is not open on this machine", hint="deploy again")
+        return lodging
+
+    def _lines(self, lodging: Lodging, tail: int | None, *, more: bool) -> Iterator[str]:
+        if not more:
+            return iter(read_tail(lodging.log, tail))
+
+        def wait() -> bool:
+            record = lodging.record()
+            if not _supervised(record):
+                return False
+            time.sleep(_FOLLOW)
+            return True
+
+        return follow(lodging.log, wait, tail=tail)
+
+    def _spec(self, lodging: Lodging, manifest: str, *, keep_port: bool = False) -> RunSpec:
+        """How to run the manifest here: its environment, but our address, and the key in a file."""
+        try:
+            service = _only_service(json.loads(manifest))
+            pairs = [entry.partition("=") for entry in service.get("env") or ()]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise MarketError(f"the manifest is malformed ({error})", hint="deploy again") from error
+        env = {name: value for name, _, value in pairs}
+        before = lodging.spec()
+        host = "127.0.0.1"
+        port = self._port(host, before, keep=keep_port)
+        secret = env.pop(_KEY, "")
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        env = {
+            **inherited,
+            **env,
+            "AKASHLLM_HOST": host,
+            "AKASHLLM_PORT": str(port),
+            MARK: str(lodging.directory),
+        }
+        if secret:
+            write_private(lodging.key, secret + "\n")
+            env[f"{_KEY}_FILE"] = str(lodging.key)
+        return RunSpec(
+            argv=tuple(self.command),
+            env=env,
+            host=host,
+            port=port,
+            own_port=bool(self.port or (before and before.own_port)),
+            service=str(service.get("name", "llm")),
+            **(self.policy or {}),
+        )
+
+    def _port(self, host: str, before: RunSpec | None, *, keep: bool) -> int:
+        """The port that was asked for, else the last run's while it can be had, else any."""
+        if self.port:
+            return self.port
+        if before and (keep or before.own_port or _free(host, before.port)):
+            return before.port
+        return _any_port(host)
+
+    def _end(self, lodging: Lodging) -> None:
+        """Leave no process of this deployment: ask the supervisor first, then end whatever is left."""
+        record, spec = lodging.record(), lodging.spec()
+        if record is not None and record.supervisor.signal(SIGTERM):
+            record.supervisor.wait((spec.grace if spec else 0) + 5)
+        kill(with_variable(MARK, str(lodging.directory)))
+
+    def _check_machine(self) -> None:
+        if not supported():
+            raise MarketError(
+                "the market `local` needs Linux 5.3 or later with /proc",
+                hint="run the service in the foreground instead: akashllm serve",
+            )
+
+
+def _start(lodging: Lodging) -> None:
+    """Start the supervisor; returns when it has written its record."""
+    env = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    log = os.open(
+        lodging.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "akashllm.market.local_run", str(lodging.directory)],
+            env={**env, MARK: str(lodging.directory)},
+            cwd=lodging.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,
+            timeout=_START,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MarketError(
+            f"the supervisor did not start within {_START:.0f} s", hint=f"see {lodging.supervisor_log}"
+        ) from error
+    finally:
+        os.close(log)
+    # HELD: another command has just started it.
+    if done.returncode not in {0, HELD}:
+        raise MarketError("the supervisor could not be started", hint=f"see {lodging.supervisor_log}")
+
+
+def _supervised(record: RunRecord | None) -> bool:
+    return record is not None and record.supervisor.alive()
+
+
+def _only_service(groups: list[dict[str, list[dict[str, str]]]]) -> dict[str, str]:
+    services = [service for group in groups for service in group["services"]]
+    if len(services) != 1:
+        raise MarketError(
+            f"the SDL has {len(services)} services, and the market `local` runs one",
+            hint="deploy it to Akash, or leave one service in it",
+        )
+    return services[0]
+
+
+def _any_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
