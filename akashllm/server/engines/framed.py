@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
 from akashllm.errors import EngineDied, EngineFailed, ServiceError
+from akashllm.server.chat.builtin import builtin_template
+from akashllm.server.chat.formats import ChatFormat
 from akashllm.server.domain import (
+    ChatPrompt,
     Delta,
     Done,
     Embedding,
@@ -19,9 +22,11 @@ from akashllm.server.domain import (
     Event,
     Generation,
     ModelInfo,
+    Started,
 )
 from akashllm.server.engine import State, Watcher
 from akashllm.server.engines import frames
+from akashllm.server.engines.answer import AnswerReader
 from akashllm.server.engines.frames import (
     Answer,
     Beat,
@@ -58,6 +63,7 @@ class Feed:
         "held",
         "key",
         "over",
+        "readers",
         "request",
         "retried",
         "size",
@@ -76,13 +82,19 @@ class Feed:
         self.delivered = False
         """Whether the reader has seen anything: if not, another child may start over."""
         self.retried = False
-        self.tail: str | None = None
+        self.tail = ""
+        """The end of the prompt as the model sees it."""
+        self.readers: dict[int, AnswerReader] = {}
 
     def put(self, event: Event) -> None:
         """Add an event and wake the reader."""
         self._events.append(event)
         if type(event) is Delta:
-            self.size += len(event.text) + _ENTRY * (1 + sum(1 + len(entry.top) for entry in event.logprobs))
+            self.size += (
+                len(event.text)
+                + len(event.thinking)
+                + _ENTRY * (1 + sum(1 + len(entry.top) for entry in event.logprobs))
+            )
         elif type(event) is Done:
             self.over = True
         self._wake()
@@ -98,7 +110,8 @@ class Feed:
         self._events.clear()
         self.size = 0
         self.held = False
-        self.tail = None
+        self.tail = ""
+        self.readers.clear()
         self.retried = True
 
     def _wake(self) -> None:
@@ -116,7 +129,7 @@ class Feed:
             self._waiter = None
         self.delivered = True
         event = self._events.popleft()
-        if type(event) is Delta:
+        if type(event) is Delta and not event.tool_calls:
             event = self._gather(event)
         if not self._events:
             self.size = 0
@@ -126,7 +139,9 @@ class Feed:
         more: list[Delta] = []
         while self._events:
             event = self._events[0]
-            if type(event) is not Delta or event.index != first.index:
+            if type(event) is not Delta or event.index != first.index or event.tool_calls:
+                break
+            if event.thinking and (first.text or any(part.text for part in more)):
                 break
             more.append(event)
             self._events.popleft()
@@ -136,6 +151,7 @@ class Feed:
         return Delta(
             index=first.index,
             text="".join(part.text for part in parts),
+            thinking="".join(part.thinking for part in parts),
             tokens=sum(part.tokens for part in parts),
             logprobs=tuple(itertools.chain.from_iterable(part.logprobs for part in parts)),
         )
@@ -152,6 +168,7 @@ class FramedEngine:
         self._feeds: dict[int, Feed] = {}
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._stats = EngineStats()
+        self._formats: dict[bool, ChatFormat] = {}
 
     # --- the Engine protocol -------------------------------------------------------------------------------
 
@@ -265,9 +282,25 @@ class FramedEngine:
         """The request as the child is to see it."""
         return request
 
-    def _read(self, feed: Feed, event: Event) -> list[Event]:
-        """The events the reader sees for one of the child's."""
-        return [event]
+    def _read(self, feed: Feed, event: Event) -> Iterable[Event]:
+        """The events the reader sees for one of the child's: a chat's raw text becomes thinking and calls."""
+        prompt = feed.request.prompt
+        if not isinstance(prompt, ChatPrompt) or type(event) is Started or type(event) is Done:
+            return (event,)
+        reader = feed.readers.get(event.index)
+        if reader is None:
+            tools = () if prompt.tool_choice.mode == "none" else prompt.tools
+            parser = self._format(bool(tools)).parser(tools=tools, think=prompt.think, prompt_tail=feed.tail)
+            reader = feed.readers[event.index] = AnswerReader(parser)
+        return reader.delta(event) if type(event) is Delta else reader.finish(event)
+
+    def _format(self, tools: bool) -> ChatFormat:  # noqa: FBT001 - a key of the cache
+        form = self._formats.get(tools)
+        if form is None:
+            source = self._info.metadata.get("tokenizer.chat_template.tool_use") if tools else None
+            source = source or self._info.chat_template or builtin_template(self._info.family)
+            form = self._formats[tools] = ChatFormat.detect(str(source))
+        return form
 
     # --- the supervisor's listener -------------------------------------------------------------------------
 
@@ -285,6 +318,7 @@ class FramedEngine:
                     future.set_result(report)
             case Ready():
                 self._info = report.info
+                self._formats.clear()
             case _:
                 pass
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -25,9 +25,12 @@ MAX_DEPTH = 64
 MAX_SIZE = 256 * 1024
 """Bytes of a schema, grammar or expression."""
 
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
 _CACHED = 32
 
-_JSON_OPTIONS = {"whitespace_pattern": r"[ \t\n]{0,24}"}
+_JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"[ \t\n]{0,24}"}
 """White space between JSON tokens has an end: a model that likes it would otherwise never come to the point."""
 
 _OBJECT = '{"type":"object"}'
@@ -73,23 +76,24 @@ class Constraints:
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
         self._lock = Lock()
 
-    def warm(self) -> None:
+    def warm(self) -> LLTokenizer:
         """Build the token trie, which takes a second for a large vocabulary."""
         with self._lock:
             if self._tokenizer is None:
                 ends = sorted(self._vocabulary.ends)
                 self._tokenizer = lltokenizer_from_vocab(self._vocabulary.raw, eos_token=ends or None)
+            return self._tokenizer
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A matcher at its beginning, to be copied for each choice. Raises `BadRequest`."""
-        self.warm()
+        tokenizer = self.warm()
         with self._lock:
             found = self._compiled.get(constraint)
             if found is not None:
                 self._compiled.move_to_end(constraint)
                 return found
         matcher = LLMatcher(
-            self._tokenizer, _grammar(constraint), log_level=0, limits=LLParserLimits(verbose_errors=False)
+            tokenizer, _grammar(constraint), log_level=0, limits=LLParserLimits(verbose_errors=False)
         )
         if matcher.is_error():
             message = f"the constraint cannot be used: {_brief(matcher.get_error())}"
@@ -105,32 +109,39 @@ class Constraints:
         return Guide(matcher.deep_copy(), self._vocabulary.size)
 
 
+def lark_of(constraint: Constraint) -> str:
+    """A GBNF constraint in llguidance's Lark. Raises `BadRequest`."""
+    _check_size(constraint.value)
+    _check_brackets(constraint.value)
+    try:
+        return gbnf_to_lark(constraint.value)
+    except Exception as error:
+        # The converter has its own exceptions and lets others through.
+        message = f"the grammar cannot be used: {_brief(str(error))}"
+        raise BadRequest(message, hint="check its syntax", param="constraint") from error
+
+
 def _grammar(constraint: Constraint) -> str:
     value = constraint.value
+    _check_size(value)
+    match constraint.kind:
+        case "json_object":
+            return LLMatcher.grammar_from_json_schema(_OBJECT, overrides=_JSON_OPTIONS)
+        case "json_schema":
+            return LLMatcher.grammar_from_json_schema(_checked_schema(value), overrides=_JSON_OPTIONS)
+        case "regex":
+            return LLMatcher.grammar_from_regex(value)
+        case "gbnf":
+            return LLMatcher.grammar_from_lark(lark_of(constraint))
+        case "lark":
+            # Grammars we made ourselves contain schemas, whose depth was checked as such.
+            return LLMatcher.grammar_from_lark(value)
+
+
+def _check_size(value: str) -> None:
     if len(value.encode("utf-8", "replace")) > MAX_SIZE:
         message = f"the constraint is longer than {MAX_SIZE} bytes"
         raise BadRequest(message, param="constraint")
-    try:
-        match constraint.kind:
-            case "json_object":
-                return str(LLMatcher.grammar_from_json_schema(_OBJECT, overrides=_JSON_OPTIONS))
-            case "json_schema":
-                return str(LLMatcher.grammar_from_json_schema(_checked_schema(value), overrides=_JSON_OPTIONS))
-            case "regex":
-                return str(LLMatcher.grammar_from_regex(value))
-            case "lark":
-                _check_brackets(value)
-                return str(LLMatcher.grammar_from_lark(value))
-            case "gbnf":
-                _check_brackets(value)
-                return str(LLMatcher.grammar_from_lark(gbnf_to_lark(value)))
-    except (ValueError, IndexError, RecursionError) as error:
-        message = f"the constraint cannot be used: {_brief(str(error))}"
-        raise BadRequest(message, hint="check its syntax", param="constraint") from error
-    except Exception as error:
-        # gbnf_to_lark and the bindings raise their own, unrelated classes.
-        message = f"the constraint cannot be used: {_brief(str(error))}"
-        raise BadRequest(message, hint="check its syntax", param="constraint") from error
 
 
 def _checked_schema(text: str) -> str:

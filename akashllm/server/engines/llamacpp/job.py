@@ -39,6 +39,7 @@ class Job:
     pieces: Sequence[bytes]
     spelled: Sequence[bytes]
     ends: frozenset[int]
+    stops: tuple[str, ...] = ()
     tail: str | None = None
     held: bool = False
     over: bool = False
@@ -153,7 +154,7 @@ class Choice:
         self.logprobs = request.logprobs is not None or request.score
         self.plain = sampler.greedy and sampler.simple and guide is None and not self.logprobs
         """The most likely token is taken, and nothing else is asked about it."""
-        self._stream = TextStream(request.stop)
+        self._stream = TextStream(job.stops)
         self._pending = 0
         self._emitted = 0
         self._unplanned = -1
@@ -230,6 +231,7 @@ class Choice:
     def finish(self, reason: FinishReason, answers: list[Answer]) -> None:
         """Give the rest of the text and the reason."""
         text = self._stream.flush()
+        stop = self._stream.stopped
         if text or self._pending or self._logprobs:
             self._emit(text, answers)
         answers.append(
@@ -238,7 +240,7 @@ class Choice:
                 Finish(
                     index=self.index,
                     reason=reason,
-                    stop=self._stream.stopped,
+                    stop=stop if stop in self.job.request.stop else None,
                     score=self.score if self.job.request.score else None,
                 ),
             )

@@ -9,9 +9,18 @@ from array import array
 from collections.abc import Sequence
 
 from akashllm.errors import BadRequest, ContextOverflow, Unsupported
+from akashllm.server.chat.formats import ChatFormat
 from akashllm.server.chat.template import ChatTemplate
-from akashllm.server.domain import ChatPrompt, Generation, InfillPrompt, Message, TextPrompt, TokenPrompt
-from akashllm.server.engines.llamacpp.constraint import Constraints
+from akashllm.server.domain import (
+    ChatPrompt,
+    Constraint,
+    Generation,
+    InfillPrompt,
+    Message,
+    TextPrompt,
+    TokenPrompt,
+)
+from akashllm.server.engines.llamacpp.constraint import Constraints, lark_of
 from akashllm.server.engines.llamacpp.job import Choice, Job
 from akashllm.server.engines.llamacpp.model import MIN_CONTEXT, Model
 from akashllm.server.engines.llamacpp.sampling import Sampler
@@ -22,7 +31,7 @@ MAX_STOP = 1024
 """Characters of one stop string."""
 MAX_LOGPROBS = 100
 MAX_BIAS = 4096
-TAIL = 64
+TAIL = 400
 """Characters of the rendered prompt that are told to the service."""
 
 
@@ -31,15 +40,9 @@ class Preparer:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._vocabulary = model.vocabulary
-        self.constraints = Constraints(model.vocabulary)
-        self._bos = model.vocabulary.text(model.vocabulary.bos) or "\0"
-        eos = model.vocabulary.text(model.vocabulary.eos)
-        control = model.vocabulary.markers
-        self._template, self._tool_template = (
-            ChatTemplate.from_metadata(model.metadata, bos=self._bos, eos=eos, control=control, tools=tools)
-            for tools in (False, True)
-        )
+        self._vocabulary = vocabulary = model.vocabulary
+        self.constraints = Constraints(vocabulary)
+        self._templates: dict[bool, tuple[ChatTemplate, ChatFormat, list[bytes]]] = {}
 
     def job(self, key: int, request: Generation) -> Job:
         """A job ready to be scheduled. Raises `BadRequest`."""
@@ -49,31 +52,59 @@ class Preparer:
         limit = self._model.context_length
         if request.context is not None:
             limit = max(MIN_CONTEXT, min(limit, request.context))
-        tokens, tail = self._tokens(request, limit)
+        vocabulary = self._vocabulary
+        pieces, constraint, tail, stops = vocabulary.shown, request.constraint, None, request.stop
+        prompt = request.prompt
+        if isinstance(prompt, ChatPrompt):
+            _, form, pieces = self._template(tools=bool(prompt.tools))
+            stops = (*stops, *form.stops)
+            tokens, tail = self._chat(prompt, request, limit)
+            constraint = _shape(form, prompt, constraint, tail)
+        else:
+            tokens = self._tokens(prompt)
         if not tokens:
-            tokens = [self._vocabulary.bos if self._vocabulary.bos >= 0 else self._vocabulary.eos]
+            tokens = [vocabulary.bos if vocabulary.bos >= 0 else vocabulary.eos]
             if tokens[0] < 0:
                 raise BadRequest("the prompt is empty", hint="send at least one token", param="prompt")
         if len(tokens) > limit:
             raise ContextOverflow(len(tokens), limit, param="prompt")
-        vocabulary = self._vocabulary
-        chat = isinstance(request.prompt, ChatPrompt)
         job = Job(
             key=key,
             request=request,
             prompt=array("i", tokens),
             limit=limit,
-            pieces=vocabulary.spelled if chat else vocabulary.shown,
+            pieces=pieces,
             spelled=vocabulary.spelled,
             ends=vocabulary.ends,
+            stops=stops,
             tail=tail,
         )
-        matcher = self.constraints.compile(request.constraint) if request.constraint is not None else None
+        matcher = self.constraints.compile(constraint) if constraint is not None else None
         for index in range(request.n):
             sampler = Sampler(request.sampling, tokens, index=index, context=limit, newline=vocabulary.newline)
             guide = self.constraints.guide(matcher) if matcher is not None else None
             job.choices.append(Choice(job, index, sampler, guide))
         return job
+
+    def _template(self, *, tools: bool) -> tuple[ChatTemplate, ChatFormat, list[bytes]]:
+        """The template for chats with or without tools, its format, and the bytes of tokens its parser sees."""
+        found = self._templates.get(tools)
+        if found is None:
+            vocabulary = self._vocabulary
+            template = ChatTemplate.from_metadata(
+                self._model.metadata,
+                bos=vocabulary.text(vocabulary.bos),
+                eos=vocabulary.text(vocabulary.eos),
+                control=frozenset(vocabulary.special),
+                tools=tools,
+            )
+            form = ChatFormat.detect(template.source, vocabulary.special)
+            pieces = list(vocabulary.shown)
+            for marker in form.markers & vocabulary.special.keys():
+                token = vocabulary.special[marker]
+                pieces[token] = vocabulary.spelled[token]
+            found = self._templates[tools] = template, form, pieces
+        return found
 
     def _check(self, request: Generation) -> None:
         _within("n", request.n, 1, MAX_CHOICES)
@@ -88,23 +119,20 @@ class Preparer:
         for token in request.sampling.logit_bias:
             _within("a token id in logit_bias", token, 0, self._vocabulary.size - 1, "logit_bias")
 
-    def _tokens(self, request: Generation, limit: int) -> tuple[list[int], str | None]:
+    def _tokens(self, prompt: TextPrompt | TokenPrompt | InfillPrompt) -> list[int]:
         vocabulary = self._vocabulary
-        prompt = request.prompt
         if isinstance(prompt, TextPrompt):
-            return vocabulary.tokenize(prompt.text, special=True, bos=True), None
+            return vocabulary.tokenize(prompt.text, special=True, bos=True)
         if isinstance(prompt, TokenPrompt):
             vocabulary.check(prompt.tokens)
-            return list(prompt.tokens), None
-        if isinstance(prompt, InfillPrompt):
-            if vocabulary.infill is None:
-                raise Unsupported("this model cannot fill in the middle of a text", param="suffix")
-            before, after, middle = vocabulary.infill
-            head = vocabulary.tokenize(prompt.prefix, special=False, bos=False)
-            tail = vocabulary.tokenize(prompt.suffix, special=False, bos=False)
-            start = [vocabulary.bos] if vocabulary.add_bos and vocabulary.bos >= 0 else []
-            return [*start, before, *head, after, *tail, middle], None
-        return self._chat(prompt, request, limit)
+            return list(prompt.tokens)
+        if vocabulary.infill is None:
+            raise Unsupported("this model cannot fill in the middle of a text", param="suffix")
+        before, after, middle = vocabulary.infill
+        head = vocabulary.tokenize(prompt.prefix, special=False, bos=False)
+        tail = vocabulary.tokenize(prompt.suffix, special=False, bos=False)
+        start = [vocabulary.bos] if vocabulary.add_bos and vocabulary.bos >= 0 else []
+        return [*start, before, *head, after, *tail, middle]
 
     def _chat(self, prompt: ChatPrompt, request: Generation, limit: int) -> tuple[list[int], str]:
         self._vocabulary.check(prompt.prefix_tokens)
@@ -125,7 +153,7 @@ class Preparer:
         return self._render(prompt, _without(prompt.messages, droppable[:low]))
 
     def _render(self, prompt: ChatPrompt, messages: Sequence[Message]) -> tuple[list[int], str]:
-        template = self._tool_template if prompt.tools else self._template
+        template, _, _ = self._template(tools=bool(prompt.tools))
         tools = () if prompt.tool_choice.mode == "none" else prompt.tools
         segments = template.render_segments(
             messages, tools=tools, think=prompt.think, continue_final=prompt.continue_final
@@ -133,12 +161,29 @@ class Preparer:
         vocabulary = self._vocabulary
         tokens = list(prompt.prefix_tokens)
         # Most templates begin with the text of BOS themselves; a second one spoils the answer.
-        bos = vocabulary.add_bos and not tokens and not segments[0].text.startswith(self._bos)
-        if bos and vocabulary.bos >= 0:
-            tokens.append(vocabulary.bos)
+        if vocabulary.add_bos and vocabulary.bos >= 0 and not tokens:
+            bos = vocabulary.text(vocabulary.bos)
+            if not (segments and segments[0].text.startswith(bos)):
+                tokens.append(vocabulary.bos)
         for segment in segments:
             tokens += vocabulary.tokenize(segment.text, special=segment.special, bos=False)
         return tokens, "".join(segment.text for segment in segments[-3:])[-TAIL:]
+
+
+def _shape(form: ChatFormat, prompt: ChatPrompt, asked: Constraint | None, tail: str) -> Constraint | None:
+    """The constraint of a chat: the call its tool_choice wants, or what was asked for after any thinking."""
+    call = form.constraint(
+        prompt.tools,
+        prompt.tool_choice,
+        parallel=prompt.parallel_tool_calls,
+        think=prompt.think,
+        prompt_tail=tail,
+    )
+    if call is not None or asked is None:
+        return call
+    if asked.kind == "gbnf":
+        asked = Constraint(kind="lark", value=lark_of(asked))
+    return form.wrap_after_thinking(asked, prompt_tail=tail, think=prompt.think)
 
 
 _KEPT = frozenset({"system", "developer"})

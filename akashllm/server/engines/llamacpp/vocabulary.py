@@ -50,12 +50,16 @@ class Vocabulary:
         )
         self.infill = fim if min(fim) >= 0 else None
         """Prefix, suffix and middle tokens, if the model knows how to fill in."""
-        self.markers = frozenset(
-            self.spelled[token].decode("utf-8", "replace")
+        self.special = {
+            self.spelled[token].decode("utf-8", "replace"): token
             for token in range(self.size)
-            if token in self.control or api.llama_vocab_get_attr(raw, token) & api.LLAMA_TOKEN_ATTR_USER_DEFINED
-        ) - {""}
-        """Texts the tokenizer takes for single, special tokens."""
+            if self.spelled[token]
+            and (
+                token in self.control
+                or api.llama_vocab_get_attr(raw, token) & api.LLAMA_TOKEN_ATTR_USER_DEFINED
+            )
+        }
+        """Texts the tokenizer takes for single, special tokens, with their ids."""
 
     def _known(self, token: int) -> int:
         return int(token) if 0 <= token < self.size else -1
