@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -102,6 +103,6 @@ def http(scripted: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def lines(response: httpx.Response) -> list[dict[str, object]]:
+def lines(response: httpx.Response) -> list[dict[str, Any]]:
     """The objects of an NDJSON body."""
     return [json.loads(line) for line in response.text.splitlines()]

@@ -120,7 +120,7 @@ def decode(body: bytes, dialect: Dialect, settings: Settings) -> Any:
         raise _too_deep(settings) from None
     at = _AT.search(reason)
     if at is not None and "trailing characters" in reason and dialect == "ollama":
-        return decode(body[: int(at[1])], dialect, settings)
+        return decode(body[: int(at[1]) - 1], dialect, settings)  # the position is one past the byte
     raise _malformed(body, reason, None if at is None else int(at[1]), dialect)
 
 
