@@ -3,5 +3,20 @@
 from __future__ import annotations
 
 from akashllm.render.deployment import PLACEMENT, SERVICE, render_compose, render_sdl
+from akashllm.render.files import check_files, drift, write_files
+from akashllm.render.image import VARIANTS, directory, render_image
+from akashllm.render.repository import repository_files
 
-__all__ = ["PLACEMENT", "SERVICE", "render_compose", "render_sdl"]
+__all__ = [
+    "PLACEMENT",
+    "SERVICE",
+    "VARIANTS",
+    "check_files",
+    "directory",
+    "drift",
+    "render_compose",
+    "render_image",
+    "render_sdl",
+    "repository_files",
+    "write_files",
+]

@@ -10,7 +10,7 @@ from akashllm.errors import BadName, UsageError
 from akashllm.plan import GpuChoice, Plan
 from akashllm.render.environment import render
 from akashllm.render.stamp import stamp
-from akashllm.sdl.secrets import placeholder
+from akashllm.sdl.secrets import is_placeholder, placeholder
 
 SERVICE = "llm"
 """The service, its compute profile and its volume names are the same in every SDL we render."""
@@ -57,11 +57,9 @@ def _context(plan: Plan) -> dict[str, Any]:
         "secrets": sorted(plan.secrets),
         "cpu": _cpu(plan.cpu_units),
         "memory": f"{plan.ram_gib}Gi",
-        "ram_gib": plan.ram_gib,
         "shm_gib": plan.shm_gib,
         "volumes": _volumes(plan),
         "mounts": _mounts(plan),
-        "data": DATA,
         "gpu_units": plan.gpus[0].count if plan.gpus else 0,
         "gpus": [
             {
@@ -164,3 +162,5 @@ def _check(plan: Plan) -> None:
     for key, value in plan.env:
         if "\x00" in value:
             raise UsageError(f"the value of {key} holds a NUL, which no environment variable can")
+        if is_placeholder(value):
+            raise UsageError(f"the value of {key} looks like a placeholder", hint="name it among the secrets")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from akashllm import sdl
@@ -19,6 +19,7 @@ def test_placeholders_are_found() -> None:
     assert sdl.placeholders(GOOD) == ("API_KEY", "REGISTRY_PASSWORD")
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_any_secret_arrives_exactly(secret: str) -> None:
     """Whatever text a secret holds, the container gets exactly that, and no other value changes."""
