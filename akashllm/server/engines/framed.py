@@ -285,14 +285,14 @@ class FramedEngine:
     def _read(self, feed: Feed, event: Event) -> Iterable[Event]:
         """The events the reader sees for one of the child's: a chat's raw text becomes thinking and calls."""
         prompt = feed.request.prompt
-        if not isinstance(prompt, ChatPrompt) or type(event) is Started or type(event) is Done:
+        if not isinstance(prompt, ChatPrompt) or isinstance(event, Started | Done):
             return (event,)
         reader = feed.readers.get(event.index)
         if reader is None:
             tools = () if prompt.tool_choice.mode == "none" else prompt.tools
             parser = self._format(bool(tools)).parser(tools=tools, think=prompt.think, prompt_tail=feed.tail)
             reader = feed.readers[event.index] = AnswerReader(parser)
-        return reader.delta(event) if type(event) is Delta else reader.finish(event)
+        return reader.delta(event) if isinstance(event, Delta) else reader.finish(event)
 
     def _format(self, tools: bool) -> ChatFormat:  # noqa: FBT001 - a key of the cache
         form = self._formats.get(tools)

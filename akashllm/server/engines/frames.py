@@ -122,7 +122,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="fault", omit_defaults=True):
-    """An error of one request. `kind` is a class of `akashllm.errors`; `numbers` are its counts, if it has any."""
+    """An error of one request. `kind` is a class of `akashllm.errors`; `numbers` are its counts, if any."""
 
     kind: str
     message: str
@@ -162,7 +162,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, tag="reply", omit_default
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
-    """The child is alive. `age` is how long the present step has run, in seconds, `tokens` its size; 0: idle."""
+    """The child is alive. `age`: seconds the present step has run; `tokens`: its size, 0 while idle."""
 
     stats: EngineStats
     age: float = 0.0
@@ -184,12 +184,14 @@ def encode(frame: Order | Report) -> bytes:
 
 def decode_order(body: bytes | bytearray | memoryview) -> Order:
     """A frame on its way to the child. Raises `msgspec.ValidationError`."""
-    return _orders.decode(body)
+    order: Order = _orders.decode(body)
+    return order
 
 
 def decode_report(body: bytes | bytearray | memoryview) -> Report:
     """A frame on its way to the service. Raises `msgspec.ValidationError`."""
-    return _reports.decode(body)
+    report: Report = _reports.decode(body)
+    return report
 
 
 def receive(connection: socket.socket) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import llama_cpp.llama_cpp as api
 import numpy as np
@@ -20,20 +21,17 @@ class Batch:
         self._sequence = np.zeros(size, np.int32)
         self._logits = np.zeros(size, np.int8)
         self._ones = np.ones(size, np.int32)
-        # Each token has one sequence: its list is the element of `_sequence` itself, so the pointers never change.
+        # Each token has one sequence: its list is the element of `_sequence` itself, so pointers never change.
         start = self._sequence.ctypes.data
         self._pointers = np.arange(start, start + 4 * size, 4, dtype=np.uintp)
-        self.raw = api.llama_batch(
-            n_tokens=0,
-            token=_pointer(self._token, ctypes.c_int32),
-            embd=None,
-            pos=_pointer(self._pos, ctypes.c_int32),
-            n_seq_id=_pointer(self._ones, ctypes.c_int32),
-            seq_id=ctypes.cast(
-                ctypes.c_void_p(self._pointers.ctypes.data), ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
-            ),
-            logits=_pointer(self._logits, ctypes.c_int8),
-        )
+        raw: Any = api.llama_batch()
+        raw.token = ctypes.cast(self._token.ctypes.data, ctypes.POINTER(ctypes.c_int32))
+        raw.embd = None
+        raw.pos = ctypes.cast(self._pos.ctypes.data, ctypes.POINTER(ctypes.c_int32))
+        raw.n_seq_id = ctypes.cast(self._ones.ctypes.data, ctypes.POINTER(ctypes.c_int32))
+        raw.seq_id = ctypes.cast(self._pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
+        raw.logits = ctypes.cast(self._logits.ctypes.data, ctypes.POINTER(ctypes.c_int8))
+        self.raw: api.llama_batch = raw
 
     def clear(self) -> None:
         """Start anew."""
@@ -65,9 +63,3 @@ class Batch:
         """The batch as llama.cpp takes it."""
         self.raw.n_tokens = self.count
         return self.raw
-
-
-def _pointer(
-    values: np.ndarray[tuple[int], np.dtype[np.int32 | np.int8]], kind: type[ctypes.c_int32 | ctypes.c_int8]
-):  # type: ignore[no-untyped-def]
-    return ctypes.cast(ctypes.c_void_p(values.ctypes.data), ctypes.POINTER(kind))

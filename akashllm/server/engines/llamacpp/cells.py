@@ -1,7 +1,7 @@
 """An exact account of the unified key-value cache: which sequences share which cells.
 
-llama.cpp does not say how many cells are used. A cell is taken when a token is evaluated, shared when a prefix is
-copied to another sequence, and free again when the last sequence that has it lets go.
+llama.cpp does not say how many cells are used. A cell is taken when a token is evaluated, shared when a prefix
+is copied to another sequence, and free again when the last sequence that has it lets go.
 """
 
 from __future__ import annotations

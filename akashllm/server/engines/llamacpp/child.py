@@ -15,7 +15,7 @@ from threading import Condition, Event, Lock, Thread
 from time import perf_counter
 
 from akashllm.errors import ServiceError
-from akashllm.server.domain import EngineStats, Generation, Sampling, TextPrompt
+from akashllm.server.domain import Done, EngineStats, Generation, Sampling, TextPrompt
 from akashllm.server.engines import frames
 from akashllm.server.engines.frames import (
     Answer,
@@ -23,6 +23,7 @@ from akashllm.server.engines.frames import (
     Cancel,
     Detokenize,
     Embed,
+    Fault,
     Hold,
     Load,
     Order,
@@ -146,7 +147,7 @@ class Child:
             if answers:
                 self._send(Step(answers=answers))
                 for answer in answers:
-                    if isinstance(answer.event, frames.Done | frames.Fault):
+                    if isinstance(answer.event, Done | Fault):
                         self._jobs.pop(answer.key, None)
             self._embedder.step(self._send)
             if not inbox and not scheduler.busy() and not self._embedder.busy():

@@ -3,9 +3,9 @@
 llama.cpp's attention on a processor has three kernels, which round differently (`ggml-cpu/ops.cpp`,
 `GGML_FA_TILE_Q`): 64 tokens and more in a pass go through one, fewer through another, a single token against
 512 cells and more through a third. The difference is enough to change a drawn token now and then. So decoding
-never shares a pass with whole blocks of prompts, and a prompt is always cut at the same places: its whole blocks
-of 64 go through the first kernel, the rest through the second. What a request with a seed takes from the cache
-must have been made in the same way, and it never decodes alone.
+never shares a pass with whole blocks of prompts, and a prompt is always cut at the same places: its whole
+blocks of 64 go through the first kernel, the rest through the second. What a request with a seed takes from
+the cache must have been made in the same way, and it never decodes alone.
 """
 
 from __future__ import annotations

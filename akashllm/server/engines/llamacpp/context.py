@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import llama_cpp.llama_cpp as api
 import numpy as np
@@ -51,8 +52,7 @@ class Context:
         # The callback is asked between the operations of a step. strlen of a one-byte string is a flag that can
         # be read without Python, hence without its lock: "" goes on, "x" aborts.
         self._flag = ctypes.create_string_buffer(2)
-        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
-        self._callback = api.ggml_abort_callback(strlen)
+        self._callback = api.ggml_abort_callback(_address(ctypes.CDLL(None).strlen))
         params.abort_callback = self._callback
         params.abort_callback_data = ctypes.addressof(self._flag)
         raw = api.llama_init_from_model(model, params)
@@ -66,7 +66,7 @@ class Context:
         self.batch = Batch(batch)
         prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
         library = api._lib  # noqa: SLF001 - the package offers no other way to the function's address
-        self._logits_address = prototype(ctypes.cast(library.llama_get_logits, ctypes.c_void_p).value)
+        self._logits_address = prototype(_address(library.llama_get_logits))
         self._view: tuple[int, int, NDArray[np.float32]] | None = None
 
     def decode(self) -> int:
@@ -74,11 +74,11 @@ class Context:
         return int(api.llama_decode(self.raw, self.batch.ready()))
 
     def logits(self, rows: int) -> NDArray[np.float32]:
-        """The logits of the last step, one row an output, in the order of the batch; ours until the next step."""
+        """The logits of the last step, a row an output, in the order of the batch; ours until the next step."""
         address = self._logits_address(self.raw)
         if self._view is None or self._view[0] != address or self._view[1] < rows:
             buffer = (ctypes.c_float * (rows * self.vocab_size)).from_address(address)
-            view = np.frombuffer(buffer, np.float32).reshape(rows, self.vocab_size)
+            view = np.frombuffer(memoryview(buffer), np.float32).reshape(rows, self.vocab_size)
             self._view = (address, rows, view)
         return self._view[2][:rows]
 
@@ -120,6 +120,10 @@ class Context:
         if self.raw:
             api.llama_free(self.raw)
             self.raw = None
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def check_layout(params: api.llama_context_params) -> None:

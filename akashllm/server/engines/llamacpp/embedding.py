@@ -23,7 +23,7 @@ MAX_INPUT = 8192
 MAX_INPUT_GENERATIVE = 2048
 MAX_INPUTS = 2048
 STEP = 512
-"""Tokens of short inputs evaluated together; a decode step waits no longer than that, or than one long input."""
+"""Tokens of short inputs evaluated together: a decode step waits for that many, or for one long input."""
 _SEQUENCES = 32
 
 

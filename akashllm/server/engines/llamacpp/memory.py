@@ -13,10 +13,8 @@ _RESERVE = 128 * 1024 * 1024
 
 def available_memory() -> int:
     """Bytes this process may still take: the smaller of what the machine and the control group have left."""
-    free: list[int] = []
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            free.append(int(line.split()[1]) * 1024)
+    lines = _read("/proc/meminfo").splitlines()
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     for limit, usage in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -54,7 +52,7 @@ def choose_threads(asked: int, weights: int) -> int:
 def plan_cache(*, weights: int, per_token: int, context: int, slots: int, wanted: int, on_gpu: bool) -> int:
     """Tokens the cache is to hold: room for every slot's context, or less where memory is short.
 
-    `per_token` is bytes of cache a token takes. Raises `MemoryError`, with the sum, if not even one context fits.
+    `per_token` is bytes of cache a token takes. Raises `MemoryError`, with the sum, if no single context fits.
     """
     tokens = wanted if wanted > 0 else context * slots
     tokens = max(tokens, context)
@@ -66,9 +64,9 @@ def plan_cache(*, weights: int, per_token: int, context: int, slots: int, wanted
     if context * per_token <= left:
         return max(context, left // per_token // 256 * 256)
     message = (
-        f"the model needs {_gib(weights)} for weights, {_gib(context * per_token)} for a context of {context} tokens "
-        f"and {_gib(_RESERVE)} to work in, and {_gib(available_memory())} are free: lower the context or take a smaller "
-        f"quantisation"
+        f"the model needs {_gib(weights)} for weights, {_gib(context * per_token)} for a context of {context} "
+        f"tokens and {_gib(_RESERVE)} to work in, but only {_gib(available_memory())} are free: lower the context "
+        "or take a smaller quantisation"
     )
     raise MemoryError(message)
 

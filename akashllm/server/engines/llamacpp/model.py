@@ -146,7 +146,8 @@ class Model:
         if not raw:
             message = f"llama.cpp cannot load {path.name}" + self._because()
             raise ModelRefused(message)
-        return raw
+        loaded: ctypes.c_void_p = raw
+        return loaded
 
     def _because(self) -> str:
         return f": {self._log.last_error}" if self._log.last_error else ""

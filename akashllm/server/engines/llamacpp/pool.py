@@ -80,9 +80,9 @@ class Pool:
     ) -> tuple[Resident, Resident | None, int]:
         """A sequence for a plan, with as much of it as is there.
 
-        Also the running sequence that is worth waiting for, and up to where. At least the last token of the plan
-        is left to evaluate: its logits are wanted. There are more sequences than owners, so one is always found.
-        `exact` takes only what was evaluated as this plan, with `blocks` tokens in blocks, would be.
+        Also the running sequence that is worth waiting for, and up to where. At least the last token of the
+        plan is left to evaluate: its logits are wanted. There are more sequences than owners, so one is always
+        found. `exact` takes only what was evaluated as this plan, with `blocks` tokens in blocks, would be.
         """
         limit = len(plan) - 1
         source, shared = longest(self.residents.values(), plan, whole=self._whole) if share else (None, 0)

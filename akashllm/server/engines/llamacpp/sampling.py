@@ -1,8 +1,9 @@
 """Choosing the next token from a row of logits.
 
 Everything is numpy on the engine's own buffer: rows are changed in place and are gone with the next step. The
-order is llama.cpp's for what changes logits (bias, penalties) and Ollama's for what cuts them: top-k, temperature,
-typical, top-p, min-p. Each sequence has its own generator, so that a seed gives the same text whatever else runs.
+order is llama.cpp's for what changes logits (bias, penalties) and Ollama's for what cuts them: top-k,
+temperature, typical, top-p, min-p. Each sequence has its own generator, so that a seed gives the same text
+whatever else runs.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Sampler:
         self._generated[token] += 1
 
     def _remember(self, token: int, entry: int) -> None:
-        """Prompt tokens enter as their complement, so that they can be told from generated ones as they leave."""
+        """Prompt tokens enter as their complement, to be told from generated ones as they leave."""
         recent = self._recent
         if len(recent) == recent.maxlen:
             oldest = recent[0]

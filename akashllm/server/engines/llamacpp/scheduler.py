@@ -1,7 +1,7 @@
 """Continuous batching: one decode step after another over all running sequences.
 
-A step first takes one token of every sequence that is decoding, then fills up with pieces of prompts, so that no
-request waits for another's answer or for another's long prompt.
+A step first takes one token of every sequence that is decoding, then fills up with pieces of prompts, so that
+no request waits for another's answer or for another's long prompt.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Scheduler:
             self._leave(choice)
 
     def only_prompt(self, job: Job) -> bool:
-        """Whether the step that runs is worth stopping for the sake of this request; an estimate, from any thread."""
+        """Whether the step that runs is long and for this request only; an estimate, from any thread."""
         running = list(self.running)
         return self.step_tokens >= MIN_CHUNK and len(running) == len(job.choices) and running[0].job is job
 
@@ -216,7 +216,7 @@ class Scheduler:
         if not prompts or room <= 0:
             return []
         wanted = [
-            min(self._echo_rows // len(prompts), choice.left()) if choice.echoes() else choice.left()
+            min(max(1, self._echo_rows // len(prompts)), choice.left()) if choice.echoes() else choice.left()
             for choice in prompts
         ]
         room = self._affordable(min(room, sum(wanted)), decoding)
@@ -227,8 +227,8 @@ class Scheduler:
         spans = [(choice.have(), choice.blocks) for choice in prompts]
         room = self._affordable(self._micro_batch, waiting)
         sizes = block_shares(spans, room)
-        while sum(sizes) > self.pool.cells.free and sum(sizes):
-            sizes[sizes.index(max(sizes))] //= 2
+        for place, size in enumerate(sizes):
+            sizes[place] = min(size, self.pool.cells.free - 1 - sum(sizes[:place]))
         return self._cut(prompts, sizes)
 
     def _affordable(self, tokens: int, waiting: int) -> int:
@@ -343,7 +343,7 @@ class Scheduler:
             self._shift(choice)
 
     def _shift(self, choice: Choice) -> None:
-        """The context is full and the request wants to go on: forget the older half of what may be forgotten."""
+        """The context is full and the request goes on: forget the older half of what may be forgotten."""
         limit = choice.job.limit
         keep = max(0, min(choice.job.request.num_keep, limit - 2))
         discard = max(1, (len(choice.plan) - keep) // 2)
