@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -74,9 +74,8 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        if isinstance(transport, asyncio.Transport):
-            self.transport = transport
+        """Keep the transport. uvloop's are not subclasses of asyncio's, so none can be asked what it is."""
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Hand over every frame that is complete."""
