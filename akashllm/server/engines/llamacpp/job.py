@@ -200,6 +200,9 @@ class Choice:
     def advance(self, token: int, answers: list[Answer]) -> FinishReason | None:
         """Take a token: give its text; the reason if it is the last."""
         job = self.job
+        if not self.most:
+            # Only the prompt was asked about; this token came with its last step and is nobody's answer.
+            return "length"
         self.produced += 1
         self._pending += 1
         job.produced += 1

@@ -114,7 +114,7 @@ class Preparer:
         _within("logprobs", request.logprobs or 0, 0, MAX_LOGPROBS)
         _within("prompt_logprobs", request.prompt_logprobs or 0, 0, MAX_LOGPROBS, "logprobs")
         if request.max_tokens is not None:
-            _within("max_tokens", request.max_tokens, 1, 1 << 62)
+            _within("max_tokens", request.max_tokens, 0, 1 << 62)
         _within("the number of biased tokens", len(request.sampling.logit_bias), 0, MAX_BIAS, "logit_bias")
         for token in request.sampling.logit_bias:
             _within("a token id in logit_bias", token, 0, self._vocabulary.size - 1, "logit_bias")
