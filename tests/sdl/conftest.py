@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,6 +22,13 @@ def _install() -> Path:
     """The directory with the pinned packages; npm installs them once."""
     root = Path(os.environ.get("AKASHLLM_CACHE") or Path.home() / ".cache" / "akashllm") / "official-sdl"
     root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install_into(root)
+    return root
+
+
+def _install_into(root: Path) -> None:
     stamp = root / "installed.json"
     wanted = (HERE / "package.json").read_text()
     if not stamp.is_file() or stamp.read_text() != wanted:
@@ -37,7 +45,6 @@ def _install() -> Path:
             pytest.fail(f"npm could not install the official SDL validator: {done.stderr[-500:]}")
         stamp.write_text(wanted)
     shutil.copy(HERE / "official.mjs", root)
-    return root
 
 
 @pytest.fixture(scope="session")
