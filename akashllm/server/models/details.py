@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from akashllm.gguf import Header, read_header
+from akashllm.server.chat.formats import looks_like_thinking, looks_like_tools
 from akashllm.server.domain import Capability, ModelInfo
 
 FILE_TYPES = {
@@ -84,11 +85,11 @@ def capabilities(header: Header) -> tuple[Capability, ...]:
     if f"{family}.pooling_type" in header.metadata:
         return ("embedding",)
     found.append("completion")
-    if "tools" in template or "tool_call" in template:
+    if looks_like_tools(template):
         found.append("tools")
     if any(all(f"tokenizer.ggml.{name}_token_id" in header.metadata for name in names) for names in _FIM):
         found.append("insert")
-    if "<think>" in template or "</think>" in template or "enable_thinking" in template:
+    if looks_like_thinking(template):
         found.append("thinking")
     return tuple(found)
 
