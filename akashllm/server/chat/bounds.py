@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from jinja2.exceptions import TemplateRuntimeError
@@ -29,6 +29,7 @@ WIDTH: Final = 10_000
 """Largest number taken as a width, a count or a precision."""
 
 _LONG_NUMBER: Final = re.compile(r"\d{5,}")
+_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 _SIZED: Final = frozenset({"ljust", "rjust", "center", "zfill", "expandtabs", "to_bytes"})
 
 
@@ -83,18 +84,15 @@ def weigh(value: object) -> int:
 
 
 def _weigh(value: object, known: dict[int, int], depth: int) -> int:
-    inner: Iterable[object]
-    if isinstance(value, Mapping):
-        inner = value.values()
-    elif isinstance(value, list | tuple | set | frozenset):
-        inner = value
-    else:
+    if not isinstance(value, _CONTAINERS):
         return 1
+    inner: Collection[object] = value.values() if isinstance(value, Mapping) else value
     if id(value) in known:
         return known[id(value)]
     if depth > 200:
         raise OverBudget("the template nests a value too deeply")
-    total = 1 + sum(_weigh(item, known, depth + 1) for item in inner)
+    nested = (_weigh(item, known, depth + 1) - 1 for item in inner if isinstance(item, _CONTAINERS))
+    total = 1 + len(inner) + sum(nested)
     known[id(value)] = total
     return total
 
@@ -103,7 +101,7 @@ def bounded_str(value: object) -> str:
     """`str(value)` for a value that is not too large to print."""
     if isinstance(value, str):
         return value
-    if isinstance(value, Mapping | list | tuple | set | frozenset):
+    if isinstance(value, _CONTAINERS):
         check_items(weigh(value))
     return str(value)
 
@@ -138,7 +136,7 @@ def power(left: Any, right: Any) -> Any:
 
 def check_format(pattern: str, values: Iterable[object]) -> None:
     """Refuse a format (`%` or `{}`) whose widths or result could be too long."""
-    if _LONG_NUMBER.search(pattern) or "*" in pattern or re.search(r":[^{}]*\{", pattern):
+    if _LONG_NUMBER.search(pattern) or "*" in pattern or re.search(r"\{[^{}]*:[^{}]*\{", pattern):
         raise OverBudget("the template formats with a width no chat needs")
     longest = max((len(bounded_str(value)) for value in values), default=0)
     fields = pattern.count("%") + pattern.count("{")

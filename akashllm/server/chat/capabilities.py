@@ -13,7 +13,7 @@ _NAME = "lookup7381"
 def capabilities(template: str) -> frozenset[str]:
     """`tools` and `thinking`, as far as the template has them.
 
-    Thinking is told by its marks. Tools by the words `tools` or `tool_calls` in the source (as Ollama does), and
+    Thinking is told by its marks. Tools by the words `tools` or `tool_call` in the source (Ollama does so), and
     by rendering: a template that renders without showing the tool it was given has none.
     """
     found = {"thinking"} if looks_like_thinking(template) else set()
@@ -28,5 +28,5 @@ def _shows_tools(template: str) -> bool:
     except EngineFailed:
         return False
     messages = (Message(role="user", content="Hi"),)
-    shown = compiled.probe(messages, tools=(Tool(name=_NAME, parameters={"type": "object", "properties": {}}),))
+    shown = compiled.probe(messages, tools=(Tool(name=_NAME),))
     return shown is None or _NAME in shown

@@ -73,7 +73,7 @@ def json_calls(
     name_key: str = "name",
     arguments_key: str = "arguments",
 ) -> Calls:
-    """Calls as JSON objects after `before`, closed by `after`; more of them after `between` (None: one only)."""
+    """Calls as JSON objects after `before`, closed by `after`; more after `between` (None: one only)."""
 
     def calls(lark: Lark, tools: Sequence[Tool], several: bool) -> str:  # noqa: FBT001 - one shape for all
         one = lark.rule(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from akashllm.server.chat.pieces import CallReader, Piece, read_json
+from akashllm.server.chat.pieces import CallReader, Piece, join, read_json
+from akashllm.server.chat.stream import PART, SPACE
 
 _MESSAGE: Final = "<|message|>"
 _HEADER_MARKS: Final = ("<|start|>", "<|channel|>")
@@ -39,8 +40,11 @@ class HarmonyParser:
 
     def feed(self, text: str) -> list[Piece]:
         """Take more of the output."""
-        self._buffer += text
-        return self._run()
+        out: list[Piece] = []
+        for at in range(0, len(text), PART):
+            self._buffer += text[at : at + PART]
+            out += self._run()
+        return join(out)
 
     def end(self) -> list[Piece]:
         """Give what was held back; a call that was not ended is a call if it is whole."""
@@ -61,7 +65,8 @@ class HarmonyParser:
     def _in_header(self) -> bool:
         """From a header's mark to `<|message|>`; anything else there is text."""
         body = self._buffer.lstrip()
-        if not body:
+        space = len(self._buffer) - len(body)
+        if not body and space <= SPACE:
             return False
         begins = body.startswith((*_HEADER_MARKS, "to=", "assistant"))
         at = body.find(_MESSAGE, 0, _HEADER + len(_MESSAGE))
@@ -70,14 +75,13 @@ class HarmonyParser:
             self._open(body[:at])
             return True
         may_come = any(mark.startswith(body) for mark in (*_HEADER_MARKS, "to=", "assistant"))
-        if not self._final and (may_come or (begins and len(body) <= _HEADER)):
+        if not self._final and space <= SPACE and (may_come or (begins and len(body) <= _HEADER)):
             return False
         self._open("")
         if begins:
             # A header that never ends is text, its mark included: the body must not stop at it again.
-            cut = len(self._buffer) - len(body) + 1
-            self._emit(self._buffer[:cut])
-            self._buffer = self._buffer[cut:]
+            self._emit(self._buffer[: space + 1])
+            self._buffer = self._buffer[space + 1 :]
         return True
 
     def _open(self, header: str) -> None:

@@ -7,6 +7,7 @@ import math
 import random
 import string
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
@@ -97,11 +98,11 @@ def write_json(value: object) -> str:
 def join(pieces: Iterable[Piece]) -> list[Piece]:
     """The pieces with neighbours of one kind put together."""
     out: list[Piece] = []
-    for piece in pieces:
-        if out and piece.call is None and out[-1].kind == piece.kind:
-            out[-1] = Piece(piece.kind, out[-1].text + piece.text)
+    for kind, run in groupby(pieces, key=lambda piece: piece.kind):
+        if kind == "tool_call":
+            out += run
         else:
-            out.append(piece)
+            out.append(Piece(kind, "".join(piece.text for piece in run)))
     return out
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from akashllm.server.chat.jsonend import JsonEnd, NotJson
-from akashllm.server.chat.pieces import CallReader, Piece, read_json
+from akashllm.server.chat.pieces import CallReader, Piece, join, read_json
 from akashllm.server.domain import ToolCall
 
 SPACE: Final = 64
 """White space before a marker that is taken for part of it."""
+PART: Final = 1024
+"""Characters taken at once: a state may cost as much as the buffer is long."""
 _HEADER: Final = 512
 _FIRST_KEY: Final = re.compile(r'\{\s{0,64}"(\w{1,16})"')
 _FIRST_KEY_BEGUN: Final = re.compile(r'\{\s{0,64}(?:"(\w{0,16}))?')
@@ -81,8 +83,11 @@ class StreamParser:
 
     def feed(self, text: str) -> list[Piece]:
         """Take more of the output."""
-        self._buffer += text
-        return self._run()
+        out: list[Piece] = []
+        for at in range(0, len(text), PART):
+            self._buffer += text[at : at + PART]
+            out += self._run()
+        return join(out)
 
     def end(self) -> list[Piece]:
         """Give what was held back."""
@@ -93,7 +98,7 @@ class StreamParser:
         while self._state():
             pass
         out, self._out = self._out, []
-        return out
+        return join(out)
 
     def _emit(self, kind: str, text: str) -> None:
         if not text:
