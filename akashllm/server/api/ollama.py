@@ -18,7 +18,6 @@ from starlette.responses import Response
 
 from akashllm.errors import BadModelFile, Forbidden, ModelNotFound, ServiceError
 from akashllm.gguf import Header, read_header
-from akashllm.models import TINY
 from akashllm.server import streaming
 from akashllm.server.domain import Delta, Done, Event, Finish, Generation, ModelInfo
 from akashllm.server.guard.body import read_json
@@ -293,7 +292,7 @@ def _ident(request: Request) -> str:
 def _file(request: Request) -> Path | None:
     """The model's file on this machine, if the model is a file."""
     settings: Settings = request.app.state.settings
-    path = TINY if settings.model == "tiny" else Path(settings.model)
+    path = settings.model_file
     return path if path.exists() else None
 
 

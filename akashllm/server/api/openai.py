@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from fastapi import APIRouter
@@ -13,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from akashllm.errors import BadRequest, ContextOverflow, Forbidden, ModelNotFound
-from akashllm.models import TINY
 from akashllm.server.api.merging import merge
 from akashllm.server.domain import Event, ModelInfo
 from akashllm.server.guard.body import read_json
@@ -125,9 +123,8 @@ def _json(body: bytes) -> Response:
 
 def _created(runtime: Runtime) -> int:
     """When the model's file was written, in seconds since the epoch; else when this service started."""
-    model = runtime.settings.model
     try:
-        return int((TINY if model == "tiny" else Path(model)).stat().st_mtime)
+        return int(runtime.settings.model_file.stat().st_mtime)
     except OSError:
         return _STARTED
 
