@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import pytest
 import uvicorn
 
 from akashllm.errors import BadRequest, Busy, EngineDied
+from akashllm.models import TINY
 from akashllm.server.app import create_app
 from akashllm.server.domain import ChatPrompt, Generation, ToolCall
+from akashllm.server.engine import Engine
 from akashllm.server.settings import Settings
 from akashllm.testing.engine import Reply, ScriptedEngine, asked
 
@@ -52,9 +55,40 @@ def script(request: Generation) -> Reply:
             return Reply(f"echo: {text}")
 
 
+class _Server(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self.listening.set()
+
+
+@contextlib.contextmanager
+def serving(engine: Engine) -> Iterator[str]:
+    """The root address of a service that runs in a thread until the block ends."""
+    settings = Settings(api_key=KEY, model_aliases=ALIASES, log_level="error")
+    config = uvicorn.Config(create_app(settings, engine), log_config=None, timeout_graceful_shutdown=5)
+    server = _Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            assert server.listening.wait(60)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 @dataclass(frozen=True)
 class Service:
-    """A service that runs."""
+    """A scripted service that runs."""
 
     root: str
     engine: ScriptedEngine
@@ -73,18 +107,21 @@ class Service:
 def service() -> Iterator[Service]:
     """The service, with a key and with other names: one has a slash and a tag, some are the documents'."""
     engine = ScriptedEngine(script)
-    app = create_app(Settings(api_key=KEY, model_aliases=ALIASES), engine)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        thread.join(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Service(f"http://127.0.0.1:{port}", engine)
-    server.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()
+    with serving(engine) as root:
+        yield Service(root, engine)
+
+
+@pytest.fixture(scope="package")
+def real() -> Iterator[openai.OpenAI]:
+    """The official client of a service over llama.cpp and the bundled model."""
+    from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
+
+    engine = LlamaCppEngine(TINY, name="tiny:latest", slots=4)
+    with (
+        serving(engine) as root,
+        openai.OpenAI(base_url=f"{root}/v1", api_key=KEY, max_retries=0, timeout=60) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(scope="package")
