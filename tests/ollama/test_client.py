@@ -93,9 +93,9 @@ def test_chat_streams_the_same_answer(client: ollama.Client) -> None:
     assert parts[-1].done_reason == "stop"
 
 
-@pytest.mark.parametrize(("think", "thinks"), [(True, True), (False, False), (None, True)])
+@pytest.mark.parametrize(("think", "thinks"), [(True, True), (False, False), (None, False)])
 def test_thinking_is_kept_apart(client: ollama.Client, think: bool | None, thinks: bool) -> None:
-    """Thoughts are in `thinking` when asked for, or when nothing is said; never in the content."""
+    """Thoughts are in `thinking`, never in the content, and only there when asked for."""
     answer = client.chat("tiny", [user(QUESTION)], think=think, options=GREEDY)
 
     assert bool(answer.message.thinking) == thinks

@@ -374,10 +374,17 @@ def test_raw_and_infill_prompts_are_not_templated() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "capable", "expected"),
-    [(None, True, True), (False, True, False), ("low", True, "low"), (None, False, None), (False, False, None)],
+    [
+        (None, True, None),
+        (True, True, True),
+        (False, True, False),
+        ("low", True, "low"),
+        (None, False, None),
+        (False, False, None),
+    ],
 )
-def test_models_that_think_do_so_unless_told_not_to(asked: object, capable: bool, expected: object) -> None:
-    """As in Ollama, leaving `think` out means yes for a model that can."""
+def test_models_that_can_think_do_as_they_are_told(asked: object, capable: bool, expected: object) -> None:
+    """Leaving `think` out leaves it to the template; a model that cannot is not asked to."""
     request = requests.chat({"model": "m", "messages": [{"role": "user", "content": "x"}], "think": asked})
     made = prompts.conversation(request, ABLE if capable else PLAIN, ident="i", model="m")
 

@@ -209,7 +209,9 @@ INFO = describe(TINY, "tiny:latest")
 def test_a_listing_has_every_field_in_order() -> None:
     """One entry for each name, with the details clients read."""
     body = json.loads(
-        catalogue.tags(("tiny:latest", "llama3:latest"), INFO, digest="d" * 64, modified_at=STAMP)
+        catalogue.tags(
+            ("tiny:latest", "llama3:latest"), INFO, size=INFO.size, digest="d" * 64, modified_at=STAMP
+        )
     )
 
     assert [entry["name"] for entry in body["models"]] == ["tiny:latest", "llama3:latest"]

@@ -52,10 +52,12 @@ async def tags(request: Request) -> Response:
     """The models that can be asked for: one, under each of its names."""
     runtime = _runtime(request)
     identity = await _identity(request)
+    info = runtime.engine.info
     return _json(
         catalogue.tags(
             runtime.serves(),
-            runtime.engine.info,
+            info,
+            size=max(identity.size, info.size),
             digest=identity.digest,
             modified_at=responses.timestamp(identity.modified),
         )

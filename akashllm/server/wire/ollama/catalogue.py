@@ -91,14 +91,14 @@ def details(info: ModelInfo, *, lengths: bool = False) -> Details:
     )
 
 
-def tags(names: tuple[str, ...], info: ModelInfo, *, digest: str, modified_at: str) -> bytes:
-    """The body of `/api/tags`: every name the model is served under."""
+def tags(names: tuple[str, ...], info: ModelInfo, *, size: int, digest: str, modified_at: str) -> bytes:
+    """The body of `/api/tags`: every name the model is served under. `size` is in bytes on disk."""
     listed = [
         Listed(
             name=name,
             model=name,
             modified_at=modified_at,
-            size=info.size,
+            size=size,
             digest=digest,
             details=details(info, lengths=True),
             capabilities=list(info.capabilities),

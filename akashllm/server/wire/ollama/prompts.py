@@ -129,9 +129,13 @@ def _refuse_images(images: tuple[Image, ...], asked: str, info: ModelInfo) -> No
 
 
 def _thinking(request: GenerateRequest | ChatRequest, info: ModelInfo) -> bool | str | None:
-    """A model that can think does so unless told not to, as in Ollama; one that cannot is not asked to."""
+    """What the request says; the template decides where it says nothing.
+
+    Ollama 0.33 makes every model think that can. But whether to think unasked is the choice of the model's
+    makers, it stands in their template, and a model made to think only on request answers worse otherwise.
+    """
     if "thinking" in info.capabilities:
-        return True if request.think is None else request.think
+        return request.think
     if request.think:
         raise Unsupported(f'"{request.model}" does not support thinking', param="think")
     return None
