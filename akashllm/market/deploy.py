@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from akashllm.errors import CheckFailed, MarketError, UsageError
 from akashllm.market.base import Market, Standing
 from akashllm.market.clock import Clock, RealClock
+from akashllm.market.closing import adopted, end
 from akashllm.market.order import (
     API_KEY,
     STEPS,
@@ -96,11 +97,6 @@ class Deployer:
                 self._step(work)
             return Outcome(deployment=work.row, key=work.key, report=work.report)
 
-    def close(self, row: Deployment) -> Deployment:
-        """End a deployment at the market and in the record. Raises `StateError` or `MarketError`."""
-        with self.store.home.lock(row.name, waiting=lambda: self.progress.note("waiting for another command")):
-            return self._close(self.store.get(row.id), "it was closed")
-
     # --- where to begin ------------------------------------------------------------------------------------
 
     def _settle(self, order: Order) -> Deployment | Outcome:
@@ -114,7 +110,7 @@ class Deployer:
                 f"{row.name} is deployed on the market {row.market}",
                 hint=f"`akashllm close {row.name}` first, or give this one another --name",
             )
-        row = self._adopted(row)
+        row = adopted(self.store, self.market, row)
         standing = self.market.status(row.dseq) if row.dseq else None
         runs = standing is not None and standing.state in _RUNS
         same = row.plan == plan
@@ -125,7 +121,7 @@ class Deployer:
             )
         if not same or row.state in {"failed", "closing"} or (standing and standing.state == "closed"):
             self.progress.note(f"clearing away what is left of {row.name} ({row.state}, step {row.step})")
-            self._close(row, "it was replaced")
+            end(self.store, self.market, row, "it was replaced")
             return self._begin(order, plan)
         if runs and row.state == "active" and row.step == "done":
             return Outcome(deployment=row, key=self._key(row, order), already=True)
@@ -138,24 +134,6 @@ class Deployer:
 
     def _begin(self, order: Order, plan: Mapping[str, Any]) -> Deployment:
         return self.store.add(order.plan.name, self.market.name, plan, STEPS[0])
-
-    def _adopted(self, row: Deployment) -> Deployment:
-        """The row, with the number of a deployment whose creation was begun but whose reply never came."""
-        if row.dseq is None and row.step == "create":
-            for held in self.market.holdings():
-                if held.reference == row.reference:
-                    return self.store.record(row.id, "create", "note", {"adopted": held.dseq}, dseq=held.dseq)
-        return row
-
-    def _close(self, row: Deployment, why: str) -> Deployment:
-        row = self._adopted(row)
-        row = self.store.record(row.id, "close", "before", {"why": why}, state="closing")
-        if row.dseq:
-            self.market.close(row.dseq)
-        directory = self.store.home.directory(row.name, row.id)
-        for secret in ("api-key", "manifest.json"):
-            (directory / secret).unlink(missing_ok=True)
-        return self.store.record(row.id, "close", "after", state="closed", reason=why)
 
     # --- the machine ---------------------------------------------------------------------------------------
 

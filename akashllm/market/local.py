@@ -28,7 +28,7 @@ from akashllm.state.private import write_private
 
 PROVIDER = "this-machine"
 
-SERVICE = (sys.executable, "-P", "-m", "akashllm.server.run")
+SERVICE = (sys.executable, "-P", "-m", "akashllm.server")
 """What an image's entry point runs. -P: nothing is imported from the working directory."""
 
 INHERITED = (

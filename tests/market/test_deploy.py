@@ -13,6 +13,7 @@ import pytest
 
 from akashllm.errors import CheckFailed, MarketError, UsageError
 from akashllm.market import Deployer, Market, Order
+from akashllm.market.closing import close
 from akashllm.market.order import STEPS
 from akashllm.market.probe import Health
 from akashllm.state import Home, Store
@@ -91,7 +92,7 @@ def test_a_kill_at_any_moment_leaves_one_deployment_that_the_record_knows(
             row = deployer(store, market).deploy(order).deployment
 
             assert list(market.open) == [row.dseq], f"killed at change {moment}"
-            deployer(store, market).close(row)
+            close(store, market, row)
             assert (market.open, store.all()) == ({}, [])
 
 
@@ -133,11 +134,11 @@ def test_a_close_whose_reply_is_lost_is_finished_by_the_next(store: Store, order
 
     market.fault = fault
     with pytest.raises(MarketError):
-        deployer(store, market).close(row)
+        close(store, market, row)
     assert [one.state for one in store.all()] == ["closing"]
 
     market.fault = lambda _name, _when: None
-    deployer(store, market).close(store.all()[0])
+    close(store, market, store.all()[0])
 
     assert (market.open, store.all()) == ({}, [])
 

@@ -1,0 +1,107 @@
+"""What can be deployed and what it would take: models, plan, version."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from typing import Annotated
+
+import typer
+
+from akashllm.catalog import Catalog, Model
+from akashllm.cli import options as opt
+from akashllm.cli.asking import planned
+from akashllm.cli.out import Out
+from akashllm.cli.text import columns
+from akashllm.plan import DeployRequest
+from akashllm.planning import explain
+from akashllm.version import __version__
+
+Search = Annotated[
+    str | None,
+    typer.Option(
+        "--search", metavar="TEXT", help="Only models in which every word occurs.", show_default=False
+    ),
+]
+Local = Annotated[bool, typer.Option("--local", help="For this machine: no GPU of the market, no price.")]
+
+
+def models(*, search: Search = None, json: opt.Json = False) -> None:
+    """The catalogue: aliases, sizes, context, licence and the engines that have a source."""
+    out = Out(json=json)
+    catalog = Catalog.load()
+    found = catalog.search(search) if search else catalog.models
+    out.document({"models": [{**dataclasses.asdict(model), "engines": _engines(model)} for model in found]})
+    if not found:
+        out.talk(
+            "no model of the catalogue matches; a repository of the Hugging Face hub can be named directly"
+        )
+        return
+    head = ("ALIAS", "SIZE", "CONTEXT", "TASK", "ENGINES", "LICENCE")
+    rows = [
+        (
+            m.alias,
+            m.billions,
+            m.context,
+            m.task,
+            ",".join(_engines(m)),
+            m.licence + (" (gated)" if m.gated else ""),
+        )
+        for m in found
+    ]
+    out.lines(columns([head, *rows]))
+
+
+def plan(
+    *,
+    model: opt.Model,
+    engine: opt.Engine = "llamacpp",
+    name: opt.DeploymentName = None,
+    context: opt.Context = None,
+    concurrency: opt.Concurrency = None,
+    quant: opt.Quant = None,
+    gpu: opt.Gpu = None,
+    gpu_count: opt.GpuCount = None,
+    cpu: opt.Cpu = False,
+    region: opt.Region = None,
+    max_price: opt.MaxPrice = None,
+    replicas: opt.Replicas = 1,
+    image: opt.Image = None,
+    local: Local = False,
+    json: opt.Json = False,
+) -> None:
+    """What a deployment would be: memory line by line, GPUs that hold it, the price cap. Changes nothing."""
+    out = Out(json=json)
+    made = planned(
+        DeployRequest(
+            model=model,
+            engine=opt.engine_named(engine),
+            name=name,
+            context=context,
+            concurrency=concurrency,
+            quant=quant,
+            gpu=tuple(gpu or ()),
+            gpu_count=gpu_count,
+            cpu_only=cpu,
+            region=region,
+            max_price=max_price,
+            replicas=replicas,
+            image=image,
+            local=local,
+        )
+    )
+    out.document({**made.as_dict(), "memory_gib": made.memory_gib, "digest": made.digest()})
+    out.lines(explain(made))
+
+
+def version(*, json: opt.Json = False) -> None:
+    """The version."""
+    out = Out(json=json)
+    out.document({"version": __version__, "python": platform.python_version()})
+    out.line(f"akashllm {__version__}")
+
+
+def _engines(model: Model) -> list[str]:
+    from akashllm.planning.wanted import engines_of
+
+    return list(engines_of(model))

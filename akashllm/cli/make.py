@@ -1,0 +1,143 @@
+"""Files: render what the templates say, judge an SDL, show its manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from akashllm.cli import options as opt
+from akashllm.cli.asking import planned
+from akashllm.cli.out import Out, WithDocument
+from akashllm.errors import BadSdl, UsageError
+from akashllm.plan import DeployRequest
+from akashllm.sdl import load, manifest_hash
+from akashllm.sdl import manifest as manifest_of
+from akashllm.sdl import validate as findings_of
+from akashllm.sdl.document import MAX_BYTES
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="One model's SDL instead of images/ and sdl/.", show_default=False),
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Write nothing; fail with the difference if there is one.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that were edited by hand.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="SDL files; - is stdin.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="An SDL file; - is stdin.")]
+
+
+def render(
+    *,
+    model: ModelOption = None,
+    engine: opt.Engine = "llamacpp",
+    name: opt.DeploymentName = None,
+    context: opt.Context = None,
+    concurrency: opt.Concurrency = None,
+    quant: opt.Quant = None,
+    gpu: opt.Gpu = None,
+    gpu_count: opt.GpuCount = None,
+    cpu: opt.Cpu = False,
+    region: opt.Region = None,
+    max_price: opt.MaxPrice = None,
+    replicas: opt.Replicas = 1,
+    image: opt.Image = None,
+    check: Check = False,
+    force: Force = False,
+    output: Output = Path(),
+    json: opt.Json = False,
+) -> None:
+    """Write images/ and sdl/ as the templates have them, or the SDL of one model."""
+    from akashllm.render import check_files, render_sdl, repository_files, write_files
+
+    out = Out(json=json)
+    if model is None:
+        files = repository_files()
+    else:
+        request = DeployRequest(
+            model=model,
+            engine=opt.engine_named(engine),
+            name=name,
+            context=context,
+            concurrency=concurrency,
+            quant=quant,
+            gpu=tuple(gpu or ()),
+            gpu_count=gpu_count,
+            cpu_only=cpu,
+            region=region,
+            max_price=max_price,
+            replicas=replicas,
+            image=image,
+        )
+        plan = planned(request)
+        if name is None:
+            # The file is called as those in sdl/ are: the engine, then the model.
+            stem = plan.name.removesuffix(f"-{plan.engine}")
+            plan = dataclasses.replace(plan, name=f"{plan.engine}-{stem}")
+        files = {f"sdl/{plan.name}.yaml": render_sdl(plan)}
+    if check:
+        check_files(output, files)
+        out.document({"checked": sorted(files), "drift": False})
+        out.line(f"{len(files)} files are as the templates have them")
+        return
+    written = write_files(output, files, force=force)
+    out.document({"written": [str(path) for path in written], "unchanged": len(files) - len(written)})
+    out.lines(str(path) for path in written)
+    out.talk(f"{len(written)} written, {len(files) - len(written)} unchanged")
+
+
+def validate(files: Files, *, json: opt.Json = False) -> None:
+    """Judge SDL files by every rule of the chain, the providers and the Console, and by what costs money."""
+    out = Out(json=json)
+    judged: list[dict[str, Any]] = []
+    bad = 0
+    for file in files:
+        findings = findings_of(_read(file))
+        errors = sum(finding.severity == "error" for finding in findings)
+        bad += bool(errors)
+        judged.append(
+            {"file": str(file), "ok": not errors, "findings": [dataclasses.asdict(f) for f in findings]}
+        )
+        out.lines(f"{file}: {finding}" for finding in findings)
+        if not findings:
+            out.line(f"{file}: ok")
+    document = {"ok": not bad, "files": judged}
+    if bad:
+        raise WithDocument(
+            BadSdl(f"{bad} of {len(files)} files break a rule", hint="each line above says how to mend it"),
+            document,
+        )
+    out.document(document)
+
+
+def manifest(file: File, *, json: opt.Json = False) -> None:
+    """The manifest a provider would get for an SDL, and its hash. Secrets stay placeholders."""
+    from akashllm.cli.out import print_json
+
+    out = Out(json=json)
+    sdl = load(_read(file), source=str(file))
+    document = {"manifest": manifest_of(sdl), "hash": manifest_hash(sdl)}
+    if json:
+        out.document(document)
+    else:
+        print_json(document)
+
+
+def _read(file: Path) -> str:
+    """The text of an SDL, bounded. Raises `UsageError`."""
+    try:
+        if str(file) == "-":
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with file.open("rb") as opened:
+                data = opened.read(MAX_BYTES + 1)
+        return data.decode()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}", hint="name an SDL file") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text", hint="name an SDL file") from None

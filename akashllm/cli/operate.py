@@ -1,0 +1,177 @@
+"""What is done with a deployment once it is there: list, status, logs, url, key, close."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from akashllm.cli import options as opt
+from akashllm.cli.markets import markets_here
+from akashllm.cli.out import Interrupted, Out
+from akashllm.cli.text import columns
+from akashllm.errors import MarketError, NoSuchDeployment, StateError, UsageError
+from akashllm.market import Held, Market
+from akashllm.market.closing import close as close_one
+from akashllm.market.view import View, unrecorded, view, views
+from akashllm.state import Deployment, Home, Store
+from akashllm.state.private import read_private
+
+All = Annotated[bool, typer.Option("--all", "-a", help="Closed deployments too.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it writes; Ctrl-C ends it.")]
+Tail = Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Last lines only.", show_default=False)]
+
+
+@contextmanager
+def _record() -> Iterator[tuple[Store, dict[str, Market]]]:
+    home = Home.find()
+    with Store(home) as store:
+        yield store, {market.name: market for market in markets_here(home)}
+
+
+def list_(*, all_: All = False, json: opt.Json = False) -> None:
+    """Every deployment: what it runs, where, and how it is."""
+    out = Out(json=json)
+    with _record() as (store, markets):
+        found = list(views(store, list(markets.values()), closed=all_))
+    out.document({"deployments": [one.as_dict() for one in found]})
+    if not found:
+        out.talk("nothing is deployed; `akashllm deploy --market local` runs the bundled model here")
+        return
+    head = ("NAME", "STATE", "MODEL", "ENGINE", "MARKET", "DSEQ", "RESTARTS", "URL")
+    rows = [
+        (v.name, _state(v), v.model, v.engine, v.market, v.dseq or "-", v.restarts, v.url or "-") for v in found
+    ]
+    out.lines(columns([head, *rows]))
+
+
+def status(name: opt.Name, *, json: opt.Json = False) -> None:
+    """How one deployment is: its service's health, restarts, price, last smoke test and latest events."""
+    out = Out(json=json)
+    with _record() as (store, markets):
+        row = store.find(name, closed=True)
+        seen = view(store, row, markets.get(row.market))
+        events = list(store.events(row.id))
+    smoke = row.facts.get("smoke")
+    last = [{"at": e.at, "step": e.step, "phase": e.phase, "detail": dict(e.detail)} for e in events[-20:]]
+    out.document({**seen.as_dict(), "price": row.plan.get("price_source"), "smoke": smoke, "events": last})
+    facts: list[tuple[str, object]] = [
+        ("name", seen.name),
+        ("state", _state(seen)),
+        ("url", seen.url or "-"),
+        ("model", f"{seen.model} on {seen.engine}, context {row.plan.get('context')}"),
+        ("market", f"{seen.market}, number {seen.dseq or '-'}, provider {seen.provider or '-'}"),
+        ("price", row.plan.get("price_source")),
+        ("restarts", seen.restarts),
+        ("created", seen.created_at),
+        ("sdl", seen.sdl or "-"),
+    ]
+    if seen.reason:
+        facts.insert(2, ("reason", seen.reason))
+    if smoke:
+        facts.append(
+            ("smoke", f"{smoke.get('pass')} hold, {smoke.get('broken')} broken, {smoke.get('skipped')} skipped")
+        )
+    out.lines(columns(facts))
+
+
+def logs(name: opt.Name, *, follow: Follow = False, tail: Tail = None, json: opt.Json = False) -> None:
+    """What the service wrote; a closed deployment's too."""
+    if follow and json:
+        raise UsageError(
+            "a log that is followed is no single JSON document", hint="leave out --follow or --json"
+        )
+    out = Out(json=json)
+    with _record() as (store, markets):
+        row = store.find(name, closed=True)
+        if row.dseq is None:
+            raise NoSuchDeployment(
+                f"{row.name} was never started: there is no log", hint=f"`akashllm status {row.name}` says why"
+            )
+        lines = _market(markets, row).logs(row.dseq, follow=follow, tail=tail)
+        if json:
+            shown = [{"service": line.service, "text": line.text} for line in lines]
+            out.document({"name": row.name, "lines": shown})
+            return
+        try:
+            for line in lines:
+                out.line(line.text)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{row.name} goes on; only the view of its log has ended") from None
+
+
+def url(name: opt.Name, *, json: opt.Json = False) -> None:
+    """Print the URL of a deployment, and nothing else."""
+    out = Out(json=json)
+    with _record() as (store, _):
+        row = store.find(name)
+    if not row.url:
+        raise StateError(f"{row.name} has no URL yet", hint=f"`akashllm status {row.name}` shows how far it is")
+    out.document({"name": row.name, "url": row.url})
+    out.line(row.url)
+
+
+def key(name: opt.Name, *, json: opt.Json = False) -> None:
+    """Print the API key of a deployment, and nothing else."""
+    out = Out(json=json)
+    with _record() as (store, _):
+        row = store.find(name)
+        secret = read_private(store.home.directory(row.name, row.id) / "api-key").strip()
+    out.document({"name": row.name, "api_key": secret})
+    out.line(secret)
+
+
+def close(name: opt.Name, *, yes: opt.Yes = False, json: opt.Json = False) -> None:
+    """End a deployment: no process stays, its key is removed, its log is kept."""
+    out = Out(json=json)
+    with _record() as (store, markets):
+        stray = _stray(store, markets, name)
+        if stray is not None:
+            market, held = stray
+            opt.confirm(f"Close number {held.dseq}, which the record does not know?", yes=yes)
+            market.close(held.dseq)
+            out.document({"name": held.reference, "dseq": held.dseq, "state": "closed"})
+            out.line(f"number {held.dseq} is closed")
+            return
+        row = store.find(name)
+        opt.confirm(f"Close {row.name}{f' at {row.url}' if row.url else ''}?", yes=yes)
+        row = close_one(
+            store,
+            _market(markets, row),
+            row,
+            waiting=lambda: out.talk("waiting for another command that works on it"),
+        )
+    out.document({"name": row.name, "dseq": row.dseq, "state": row.state})
+    out.line(f"{row.name} is closed")
+
+
+def _stray(store: Store, markets: dict[str, Market], word: str) -> tuple[Market, Held] | None:
+    """An open deployment of that very number or reference that the record does not know."""
+    return next(
+        (
+            (market, held)
+            for market, held in unrecorded(store, list(markets.values()))
+            if word in {held.dseq, held.reference}
+        ),
+        None,
+    )
+
+
+def _market(markets: dict[str, Market], row: Deployment) -> Market:
+    market = markets.get(row.market)
+    if market is None:
+        raise MarketError(
+            f"{row.name} is on the market {row.market}, which this version cannot reach",
+            hint="upgrade akashllm",
+        )
+    return market
+
+
+def _state(seen: View) -> str:
+    return (
+        f"{seen.state} {seen.percent:.0f} %"
+        if seen.state == "loading" and seen.percent is not None
+        else seen.state
+    )

@@ -1,0 +1,167 @@
+"""Options that mean the same on every command, once."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from akashllm.errors import AkashllmError, UsageError
+from akashllm.plan import EngineName
+from akashllm.state import Home, Store
+
+ENGINES: dict[str, EngineName] = {
+    "llamacpp": "llamacpp",
+    "llama.cpp": "llamacpp",
+    "llama-cpp": "llamacpp",
+    "vllm": "vllm",
+    "ollama": "ollama",
+}
+_MAX_KEY = 4096
+
+
+def engine_named(text: str) -> EngineName:
+    """The engine of any spelling. Raises `UsageError`."""
+    engine = ENGINES.get(text.lower())
+    if engine is None:
+        raise UsageError("no engine has that name", hint="use llamacpp, vllm or ollama")
+    return engine
+
+
+def _names(incomplete: str) -> list[str]:
+    """Names of open deployments, for the shell's completion."""
+    try:
+        home = Home.find()
+        if not home.database.exists():
+            return []
+        with Store(home) as store:
+            return [row.name for row in store.all() if row.name.startswith(incomplete)]
+    except AkashllmError:
+        return []
+
+
+def _engines(incomplete: str) -> list[str]:
+    return [name for name in ("llamacpp", "ollama", "vllm") if name.startswith(incomplete)]
+
+
+def _models(incomplete: str) -> list[str]:
+    from akashllm.catalog import Catalog
+
+    return [model.alias for model in Catalog.load() if model.alias.startswith(incomplete)]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors included.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Name, number or unambiguous beginning of either.", autocompletion=_names
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Alias (`akashllm models`), repository of the Hugging Face hub, or path of a .gguf file.",
+        autocompletion=_models,
+    ),
+]
+Engine = Annotated[
+    str, typer.Option("--engine", "-e", help="llamacpp, vllm or ollama.", autocompletion=_engines)
+]
+Context = Annotated[
+    int | None, typer.Option("--context", help="Tokens one request may use.", show_default=False)
+]
+Concurrency = Annotated[
+    int | None, typer.Option("--concurrency", help="Requests answered at once.", show_default=False)
+]
+Quant = Annotated[
+    str | None, typer.Option("--quant", help="Quantisation, such as Q4_K_M, fp8 or awq.", show_default=False)
+]
+Gpu = Annotated[
+    list[str] | None,
+    typer.Option("--gpu", help="GPU that will do, such as h100; may be repeated.", show_default=False),
+]
+GpuCount = Annotated[
+    int | None, typer.Option("--gpu-count", help="GPUs of one replica: 1, 2, 4 or 8.", show_default=False)
+]
+Cpu = Annotated[bool, typer.Option("--cpu", help="No GPU.")]
+Region = Annotated[
+    str | None, typer.Option("--region", help="Region of the provider, such as us-west.", show_default=False)
+]
+MaxPrice = Annotated[
+    float | None,
+    typer.Option("--max-price", help="US dollars an hour for all replicas.", show_default=False),
+]
+Replicas = Annotated[int, typer.Option("--replicas", help="How many of it.")]
+Image = Annotated[
+    str | None, typer.Option("--image", help="Container image instead of ours.", show_default=False)
+]
+DeploymentName = Annotated[
+    str | None,
+    typer.Option("--name", help="Name of the deployment.  [default: MODEL-ENGINE]", show_default=False),
+]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-env", metavar="NAME", help="Environment variable that holds the API key.", show_default=False
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-key-file", metavar="FILE", help="File that holds the API key; - is stdin.", show_default=False
+    ),
+]
+
+
+def read_key(variable: str | None, file: Path | None) -> str | None:
+    """The key that an option points to; None if neither does. Messages never hold it."""
+    if variable and file:
+        raise UsageError("--api-key-env and --api-key-file contradict each other", hint="leave one of them out")
+    if variable:
+        key = os.environ.get(variable)
+        if key is None:
+            raise UsageError(
+                f"the environment has no variable {variable[:64]!r}",
+                hint="--api-key-env takes the name of a variable, not the key itself",
+            )
+    elif file:
+        key = _key_of_file(file)
+    else:
+        return None
+    key = key.strip()
+    if not key or len(key) > _MAX_KEY or not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError("the API key is empty or is no key", hint="a key is one line of printable ASCII")
+    return key
+
+
+def _key_of_file(file: Path) -> str:
+    if str(file) == "-":
+        return sys.stdin.readline(_MAX_KEY + 2)
+    try:
+        with file.open(encoding="utf-8") as opened:
+            if stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
+                print(f"warning: other users may read {file}: chmod 600 it", file=sys.stderr)
+            return opened.read(_MAX_KEY + 2)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(
+            f"the key file cannot be read: {reason}", hint="--api-key-file takes a path, not the key itself"
+        ) from None
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal. Raises `UsageError` where nobody can answer, and `AkashllmError` for a no."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{question} Nobody is there to answer", hint="add --yes if you mean it")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise AkashllmError("left as it is", hint="answer y, or add --yes")

@@ -1,0 +1,41 @@
+"""Ending a deployment, so that neither a process nor a record nor a secret of it is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from akashllm.market.base import Market
+from akashllm.state import Deployment, Store
+
+
+def close(
+    store: Store, market: Market, row: Deployment, *, waiting: Callable[[], None] | None = None
+) -> Deployment:
+    """End a deployment once nobody else is working on it.
+
+    It stays in the record as `closing` until the market has confirmed: what fails halfway is closed again.
+    """
+    with store.home.lock(row.name, waiting=waiting):
+        row = store.get(row.id)
+        return row if row.state == "closed" else end(store, market, row, "it was closed")
+
+
+def end(store: Store, market: Market, row: Deployment, why: str) -> Deployment:
+    """As `close`, by who holds the name."""
+    row = adopted(store, market, row)
+    row = store.record(row.id, "close", "before", {"why": why}, state="closing")
+    if row.dseq:
+        market.close(row.dseq)
+    directory = store.home.directory(row.name, row.id)
+    for secret in ("api-key", "manifest.json"):
+        (directory / secret).unlink(missing_ok=True)
+    return store.record(row.id, "close", "after", state="closed", reason=why)
+
+
+def adopted(store: Store, market: Market, row: Deployment) -> Deployment:
+    """The row, with the number of a deployment whose creation was begun but whose reply never came."""
+    if row.dseq is None and row.step == "create":
+        for held in market.holdings():
+            if held.reference == row.reference:
+                return store.record(row.id, "create", "note", {"adopted": held.dseq}, dseq=held.dseq)
+    return row
