@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 from akashllm.server.engines.llamacpp.cells import Cells
+from akashllm.server.engines.llamacpp.compose import TILE
 from akashllm.server.engines.llamacpp.context import Context
 from akashllm.server.engines.llamacpp.prefix import Resident, faithful, leader, longest, usable
 
@@ -116,6 +117,14 @@ class Pool:
         if ahead is not None and planned >= len(resident.tokens) + MIN_FOLLOWED:
             return resident, ahead, planned
         return resident, None, 0
+
+    def start_over(self, plan: array[int]) -> None:
+        """With no owner left: forget everything, unless a good part of this plan is there."""
+        _, shared = longest(self.residents.values(), plan, whole=self._whole)
+        if shared < TILE:
+            for resident in list(self.residents.values()):
+                self._drop(resident)
+            self.context.clear()
 
     def catch_up(self, resident: Resident, source: Resident, target: int, *, exact: bool) -> None:
         """Copy what another sequence has by now of the plan of this one, up to `target`."""

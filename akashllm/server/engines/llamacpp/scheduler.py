@@ -388,6 +388,8 @@ class Scheduler:
             job = choice.job
             if choice.echoes():
                 job.echo.clear()
+            if choice.exact and self._tiled and not self.running:
+                self.pool.start_over(choice.plan)
             choice.blocks = whole_blocks(len(choice.plan)) if self._tiled and not choice.echoes() else 0
             resident, ahead, until = self.pool.acquire(
                 choice, choice.plan, share=not choice.echoes(), blocks=choice.blocks, exact=choice.exact
