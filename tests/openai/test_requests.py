@@ -523,6 +523,10 @@ class TestTools:
                 {"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
                 "tools[0].function.parameters",
             ),
+            (
+                {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"maximum": 10**30}}}]},
+                "tools[0].function.parameters",
+            ),
             ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice"),
             ({"tools": [WEATHER], "tool_choice": 5}, "tool_choice"),
             ({"tools": [WEATHER], "tool_choice": {"type": "custom"}}, "tool_choice.type"),

@@ -22,23 +22,23 @@ def short(name: str) -> str:
     return name.removesuffix(_LATEST)
 
 
-def model_object(identifier: str, created: int) -> dict[str, Any]:
-    """A `model` object. `created` is in seconds since the epoch."""
+def model_object(identifier: str, created: int, context: int = 0) -> dict[str, Any]:
+    """A `model` object. `created` is in seconds since the epoch; `max_model_len` in tokens, as vLLM has it."""
     namespace, _, _ = identifier.rpartition("/")
     return {
         "id": identifier,
         "object": "model",
         "created": created,
         "owned_by": namespace.rpartition("/")[2] or OWNER,
-    }
+    } | ({"max_model_len": context} if context else {})
 
 
-def models_answer(names: Sequence[str], created: int) -> bytes:
+def models_answer(names: Sequence[str], created: int, context: int = 0) -> bytes:
     """All served names, aliases included. `names` are canonical."""
     identifiers = dict.fromkeys(short(name) for name in names if "*" not in name)
-    return encode({"object": "list", "data": [model_object(each, created) for each in identifiers]})
+    return encode({"object": "list", "data": [model_object(each, created, context) for each in identifiers]})
 
 
-def model_answer(identifier: str, created: int) -> bytes:
+def model_answer(identifier: str, created: int, context: int = 0) -> bytes:
     """One model, under the name it was asked for by."""
-    return encode(model_object(identifier, created))
+    return encode(model_object(identifier, created, context))

@@ -73,10 +73,16 @@ def _function(fields: Fields) -> Tool:
             fields.at("name"), "must be 1 to 128 letters, digits, underscores, hyphens, dots or colons"
         )
     parameters = fields.object("parameters")
+    schema = dict(parameters.values) if parameters is not None else {}
+    try:
+        msgspec.msgpack.encode(schema)
+    except OverflowError as error:
+        # Schemas travel to the engine's process as they are, and integers there have 64 bits.
+        raise invalid(fields.at("parameters"), "has an integer of more than 64 bits") from error
     return Tool(
         name=name,
         description=fields.string("description") or "",
-        parameters=dict(parameters.values) if parameters is not None else {},
+        parameters=schema,
         strict=fields.boolean("strict"),
     )
 
