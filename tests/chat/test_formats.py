@@ -124,7 +124,7 @@ CASES = [
     (
         "command",
         (
-            '<|START_THINKING|>Hm.<|END_THINKING|><|START_ACTION|>[\n {"tool_call_id": "0", "tool_name": "add", '
+            '<|START_THINKING|>Hm.<|END_THINKING|><|START_ACTION|>[\n {"tool_call_id": "0", "tool_name":"add", '
             '"parameters": {"a": 1}}\n]<|END_ACTION|>'
         ),
         [("thinking", "Hm."), ONE],

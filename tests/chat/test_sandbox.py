@@ -27,7 +27,7 @@ ESCAPES = [
     "{% include '/etc/passwd' %}",
     "{% import '/etc/passwd' as x %}",
     "{% extends '/etc/passwd' %}",
-    "{{ messages.append(1) }}",
+    "{{ messages.extend([1]) }}",
     "{{ messages[0].update(role='x') }}",
     "{{ messages.clear() }}",
 ]
@@ -39,6 +39,7 @@ BOMBS = [
     "{{ 'x' * 10**10 }}",
     "{{ [1] * 10**10 }}",
     "{{ 10**(10**10) }}",
+    "{% set a = [] %}{% set _ = a.append(a) %}{{ a }}",
     "{{ 'x'.ljust(10**10) }}",
     "{{ 'x' | center(10**10) }}",
     "{{ 'x' | indent(10**10) }}",
@@ -156,6 +157,11 @@ def test_a_long_chat_is_no_bomb() -> None:
             "{% set a = namespace(n=0) %}{% for m in messages %}{% set a.n = a.n + 1 %}{% endfor %}{{ a.n }}",
             "1",
         ),
+        (
+            "{% set a = [] %}{% for m in messages %}{% set _ = a.append(m.role) %}{% endfor %}{{ a }}",
+            "['user']",
+        ),
+        ("{{ messages | map(attribute='role') | tojson }}", '["user"]'),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') ~ f('b') }}", "<a><b>"),
         ("{{ messages | map(attribute='role') | list }}{{ missing }}", "['user']"),
         ("{% set a, b = 1, 2 %}{{ a + b }}{% for k, v in {'x': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "3x1"),

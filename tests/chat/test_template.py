@@ -36,6 +36,21 @@ def test_past_calls_go_in_as_text_where_the_template_wants_text() -> None:
     assert '```json\n{"a": 1, "b": "é<"}\n```' in text
 
 
+def test_empty_content_beside_calls_is_text_where_it_can_be() -> None:
+    """A template that only asks whether content is null still gets text, if it builds on text elsewhere."""
+    source = (
+        "{% for m in messages %}{{ m.content + ('' if m.content is not none else 'null') }}{{ m.tool_calls }}"
+    )
+    text = ChatTemplate(source + "{% endfor %}").render([USER, CALL])
+    assert text.startswith("Hi[{")
+
+
+def test_no_tools_are_a_list_where_a_template_counts_on_one() -> None:
+    """A template written for tools only still renders a chat without, system message and all."""
+    template = ChatTemplate("{% for t in tools %}{{ t.function.name }}{% endfor %}{{ messages[0].content }}")
+    assert template.render([SYSTEM, USER]) == "Be brief."
+
+
 def test_mistral_gets_the_short_ids_it_insists_on() -> None:
     """A call's id becomes nine letters and digits, and always the same ones."""
     template = ChatTemplate(templates.MISTRAL, bos="<s>", eos="</s>")

@@ -162,6 +162,8 @@ def check_method(owner: object, name: str, args: Sequence[Any], kwargs: Mapping[
     """Refuse a method of a text or list that would build too much; give its arguments back."""
     if isinstance(owner, bytes) and name != "decode":
         raise OverBudget("templates may not compute with bytes")
+    if isinstance(owner, list):
+        check_items(len(owner))
     if name in _SIZED:
         for value in (*args, *kwargs.values()):
             check_number(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from types import BuiltinMethodType, MethodType
 from typing import Any, Final, NoReturn
@@ -182,6 +182,11 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             args = tuple(bounds.check_method(obj.__self__, obj.__name__, args, kwargs))
         return super().call(context, obj, *args, **kwargs)
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """As in the immutable sandbox, but lists may grow and shrink: each rendering has its own."""
+        appending = isinstance(obj, list) and attr in {"append", "pop"}
+        return appending or super().is_safe_attribute(obj, attr, value)
+
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """`str.format` as the sandbox allows it, with bounded widths. `format_map` is not there."""
         inner = super().wrap_str_format(value)
@@ -218,8 +223,20 @@ def _tojson(
     if (isinstance(indent, int) and indent > 16) or (isinstance(indent, str) and len(indent) > 16):
         raise bounds.OverBudget("the template indents JSON by more than 16")
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_listed,
     )
+
+
+def _listed(value: object) -> list[Any]:
+    """What a filter gives out one by one is a list in JSON."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def _join(original: Callable[..., Any]) -> Callable[..., Any]:

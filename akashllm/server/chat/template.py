@@ -19,7 +19,8 @@ from akashllm.server.chat.builtin import builtin_template
 from akashllm.server.chat.masking import Mask, Segment, guess_control
 from akashllm.server.chat.sandbox import ChatEnvironment, TemplateRaised
 from akashllm.server.chat.variables import (
-    Arguments,
+    AS_OBJECTS,
+    Calls,
     merge_system,
     merge_turns,
     template_messages,
@@ -159,14 +160,14 @@ class ChatTemplate:
         *,
         continue_final: bool,
     ) -> list[Segment]:
-        plain_messages = template_messages(messages, self.source, arguments=self._arguments)
+        plain_messages = template_messages(messages, self.source, calls=self._calls)
         plain_tools = template_tools(tools)
         client = _texts([plain_messages, plain_tools])
         mask = Mask(self.control, avoid=[self.source, *client], keep=_THINKING_MARKS)
         hidden = [mask.hide_value(item, keep=item["role"] == "assistant") for item in plain_messages]
         if continue_final:
             hidden[-1]["content"] = f"{hidden[-1]['content'] or ''}{mask.cut}"
-        text = self._run(hidden, mask.hide_value(plain_tools), variables)
+        text = self._run(hidden, mask.hide_value(plain_tools) or self._no_tools, variables)
         if continue_final:
             text, found, _ = text.rpartition(mask.cut)
             if not found:
@@ -176,7 +177,7 @@ class ChatTemplate:
         return mask.reveal(text)
 
     def _run(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], variables: Mapping[str, Any]
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, variables: Mapping[str, Any]
     ) -> str:
         meter = self._environment.meter
         parts: list[str] = []
@@ -185,7 +186,7 @@ class ChatTemplate:
         try:
             for part in self._template.generate(
                 messages=messages,
-                tools=tools or None,
+                tools=tools,
                 documents=None,
                 bos_token=self.bos,
                 eos_token=self.eos,
@@ -210,13 +211,13 @@ class ChatTemplate:
         messages: Sequence[Message],
         *,
         tools: Sequence[Tool] = (),
-        arguments: Arguments = "object",
+        calls: Calls = AS_OBJECTS,
         **variables: Any,
     ) -> str | None:
         """What messages of ours render to, or None if the template fails on them: to find out, not to use."""
-        items = template_messages(messages, self.source, arguments=arguments)
+        items = template_messages(messages, self.source, calls=calls)
         try:
-            return self._run(items, template_tools(tools), {"add_generation_prompt": True, **variables})
+            return self._run(items, template_tools(tools) or None, {"add_generation_prompt": True, **variables})
         except (TemplateRaised, EngineFailed):
             return None
 
@@ -224,18 +225,27 @@ class ChatTemplate:
     def _shows_system(self) -> bool:
         """Whether a system message appears in the prompt, or at least is refused in words."""
         messages = (Message(role="system", content=_NEEDLE), Message(role="user", content="Hi"))
-        return _NEEDLE in (self.probe(messages) or "")
+        return _NEEDLE in (self.probe(messages) or self.probe(messages, tools=(_TOOL,)) or "")
 
     @cached_property
-    def _arguments(self) -> Arguments:
-        """Whether past calls go in as objects or as JSON text: whichever this template does not garble."""
-        for arguments in ("object", "text"):
-            text = self.probe(_CALL, arguments=arguments, tools=(_TOOL,)) or ""
-            if f'"{_NEEDLE}"' in text and f"'{_NEEDLE}'" not in text:
-                return arguments
-        return "object"
+    def _no_tools(self) -> list[dict[str, Any]] | None:
+        """What stands for no tools: null, or an empty list where a template counts on a list."""
+        return [] if self.probe(_HELLO) is None and self.probe(_HELLO, tools=(_TOOL,)) is not None else None
+
+    @cached_property
+    def _calls(self) -> Calls:
+        """How past calls go in: the first way this template does not fail on or garble."""
+        for calls in _WAYS:
+            text = self.probe(_CALL, calls=calls, tools=(_TOOL,)) or ""
+            # An object that is printed as it is shows Python's quotes; a text that is quoted again, escapes.
+            object_shown = calls.arguments == "object" and _NEEDLE in text and f"'{_NEEDLE}'" not in text
+            if object_shown or f'"{_NEEDLE}"' in text:
+                return calls
+        return _WAYS[0]
 
 
+_WAYS: Final = (AS_OBJECTS, Calls("text", ""), Calls("object", None), Calls("text", None))
+_HELLO: Final = (Message(role="user", content="Hi"),)
 _TOOL: Final = Tool(name="lookup", description="Look it up", parameters={"type": "object", "properties": {}})
 _CALL: Final = (
     Message(role="user", content="Hi"),

@@ -6,34 +6,41 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from msgspec.structs import replace
 
 from akashllm.server.domain import Message, Tool
 
 Arguments = Literal["object", "text"]
-"""Whether a template wants the arguments of a past call as an object or as JSON text."""
 
-_NULL_CONTENT: Final = re.compile(r"""content(?:['"]\])? is (?:not )?none""")
+
+class Calls(NamedTuple):
+    """How a template wants past calls: arguments as object or JSON text, empty content as text or null."""
+
+    arguments: Arguments
+    content: Literal[""] | None
+
+
 _SHORT_IDS: Final = re.compile(r"length 9|\|\s*length\s*!=\s*9")
 
 
+AS_OBJECTS: Final = Calls("object", "")
+
+
 def template_messages(
-    messages: Sequence[Message], source: str, *, arguments: Arguments = "object"
+    messages: Sequence[Message], source: str, *, calls: Calls = AS_OBJECTS
 ) -> list[dict[str, Any]]:
     """The messages as plain dicts, in the dialect the template's source shows it understands."""
     names: dict[str, str] = {}
     out: list[dict[str, Any]] = []
     for message in messages:
         names.update({call.id: call.name for call in message.tool_calls})
-        out.append(_template_message(message, source, names, arguments))
+        out.append(_template_message(message, source, names, calls))
     return out
 
 
-def _template_message(
-    message: Message, source: str, names: dict[str, str], arguments: Arguments
-) -> dict[str, Any]:
+def _template_message(message: Message, source: str, names: dict[str, str], calls: Calls) -> dict[str, Any]:
     role = message.role
     if role == "developer" and "developer" not in source:
         role = "system"
@@ -45,12 +52,11 @@ def _template_message(
             {
                 "id": _call_id(call.id, source),
                 "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments, arguments)},
+                "function": {"name": call.name, "arguments": _arguments(call.arguments, calls.arguments)},
             }
             for call in message.tool_calls
         ]
-        if not message.content and _NULL_CONTENT.search(source):
-            item["content"] = None
+        item["content"] = message.content or calls.content
     if role == "tool":
         name = message.tool_name or names.get(message.tool_call_id or "")
         if name:
