@@ -25,6 +25,9 @@ from akashllm.server.settings import Settings
 ANY = "*"
 """The alias that answers to every name."""
 
+PROBES = 4
+"""Silent probes at once."""
+
 _COOL_DOWN = 30.0
 """Seconds after a failed load during which requests are refused instead of trying again."""
 _NS = 1e-9
@@ -47,6 +50,7 @@ class Runtime:
         self.metrics = metrics or Metrics()
         self.admission = Admission(settings.concurrency, settings.queue)
         self.metrics.observe(self._snapshot)
+        self.probes = asyncio.Semaphore(PROBES)
         self._residence = Residence(settings.keep_alive, self._unload_now)
         self._loading: asyncio.Task[None] | None = None
         self._switch = asyncio.Lock()

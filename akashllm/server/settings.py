@@ -96,6 +96,9 @@ class Settings:
     model: str = _setting(
         "tiny", text(), "path of a GGUF file, or `tiny`, the bundled model", example="/models/m.gguf"
     )
+    weights: str = _setting(
+        "", text(), "path of the model's file, where MODEL is only its name", example="/models/m.gguf"
+    )
     model_name: str = _setting("", text(), "name the model is served under; empty: from the file's name")
     model_aliases: tuple[str, ...] = _setting(
         (), names(), "further names it answers to; `*` answers to any", example="llama3,gpt-4o"

@@ -45,10 +45,13 @@ def sse(request: Request, items: AsyncIterator[bytes], *, error: Encoder) -> Res
     return _Live(request, items, error=error, media_type="text/event-stream", beat=b": keep-alive\n\n")
 
 
-async def whole(request: Request, result: Awaitable[bytes], *, error: Encoder) -> Response:
+async def whole(
+    request: Request, result: Awaitable[bytes], *, error: Encoder, heartbeat: float | None = None
+) -> Response:
     """One JSON document, however long it takes: spaces go out while it is made, once 15 s have passed.
 
-    `error` encodes a JSON document as well, for a failure after that.
+    `error` encodes a JSON document as well, for a failure after that. `heartbeat` is in seconds, by default the
+    setting's.
     """
     return _Live(
         request,
@@ -58,6 +61,7 @@ async def whole(request: Request, result: Awaitable[bytes], *, error: Encoder) -
         beat=b" ",
         pending=result,
         whole=True,
+        heartbeat=heartbeat,
     )
 
 
@@ -78,6 +82,7 @@ class _Live(Response):
         beat: bytes,
         pending: Awaitable[bytes] | None = None,
         whole: bool = False,
+        heartbeat: float | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -87,7 +92,7 @@ class _Live(Response):
         self.init_headers(headers)
         settings = request.app.state.settings
         self._state = request.app.state
-        self._heartbeat: float = settings.heartbeat
+        self._heartbeat: float = heartbeat or settings.heartbeat
         self._write_timeout: float = settings.write_timeout
         self._items = items
         self._pending = pending

@@ -261,7 +261,7 @@ class OpenAi:
     def context(self, client: Client, model: str) -> int | None:
         """`max_model_len` (vLLM), `context_length`, or llama-server's `meta.n_ctx`, from /v1/models."""
         for entry in dig(body(client.call("GET", "/v1/models")), "data"):
-            if isinstance(entry, dict) and entry.get("id") == model:
+            if isinstance(entry, dict) and _same(model, entry.get("id")):
                 meta = entry.get("meta")
                 meta = meta if isinstance(meta, dict) else {}
                 for found in (entry.get("max_model_len"), entry.get("context_length"), meta.get("n_ctx")):
@@ -361,7 +361,7 @@ class Ollama:
     def context(self, client: Client, model: str) -> int | None:
         """`context_length` of /api/ps for a loaded model."""
         for entry in dig(body(client.call("GET", "/api/ps")), "models"):
-            if isinstance(entry, dict) and model in {entry.get("name"), entry.get("model")}:
+            if isinstance(entry, dict) and _same(model, entry.get("name") or entry.get("model")):
                 return count_of(entry.get("context_length"))
         return None
 
@@ -371,6 +371,11 @@ class Ollama:
             "messages": [{"role": "user", "content": prompt}]
         }
         return client.call("POST", "/api/chat", request)
+
+
+def _same(name: str, other: object) -> bool:
+    """Whether both are one model: the tag `latest` may be left out."""
+    return isinstance(other, str) and name.removesuffix(":latest") == other.removesuffix(":latest")
 
 
 def lines_of(reply: Reply) -> list[tuple[float, bytes]]:

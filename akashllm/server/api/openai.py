@@ -99,7 +99,7 @@ async def embeddings(request: Request) -> Response:
 async def list_models(request: Request) -> Response:
     """Every name the service answers to."""
     runtime = _runtime(request)
-    return _json(wire.models_answer(runtime.serves(), _created(runtime)))
+    return _json(wire.models_answer(runtime.serves(), _created(runtime), runtime.engine.info.context))
 
 
 @router.get("/models/{name:path}", summary="Describe a model")
@@ -107,7 +107,7 @@ async def retrieve_model(request: Request, name: str) -> Response:
     """The model, under any name that a request may use. Names may have slashes and colons."""
     runtime = _runtime(request)
     _resolve(runtime, name)
-    return _json(wire.model_answer(name, _created(runtime)))
+    return _json(wire.model_answer(name, _created(runtime), runtime.engine.info.context))
 
 
 @router.delete("/models/{name:path}", summary="Refused")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
+import math
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from akashllm.errors import NoSuchRoute
+from akashllm.errors import BadRequest, Busy, NoSuchRoute
 from akashllm.server.guard.auth import authorised, public
 from akashllm.server.health import Health
 from akashllm.server.metrics import CONTENT_TYPE, Metrics
 from akashllm.server.runtime import Runtime
+from akashllm.server.streaming import whole
 from akashllm.version import __version__
 
 router = APIRouter()
+
+SILENCE_LIMIT = 120.0
+"""Seconds a probe may be silent: twice what an ingress of Akash allows."""
 
 _GREETING = "Ollama is running"
 """What Ollama says, word for word: clients look for it."""
@@ -88,6 +94,43 @@ async def version(request: Request) -> Response:
             "digest": getattr(runtime.engine, "digest", None),
         }
     )
+
+
+@router.get("/probe")
+async def probe(request: Request) -> Response:
+    """Silence on demand, through the same door as a slow answer: shows whether what stands between survives it.
+
+    `silence` is in seconds (at most 120), `heartbeat` the seconds between keep-alive bytes, by default the
+    service's own.
+    """
+    silence = _seconds(request, "silence", SILENCE_LIMIT)
+    heartbeat = _seconds(request, "heartbeat", request.app.state.settings.heartbeat)
+    if _runtime(request).probes.locked():
+        raise Busy("as many probes as are allowed at once are running", retry_after=silence)
+
+    async def answer() -> bytes:
+        async with _runtime(request).probes:
+            await asyncio.sleep(silence)
+        return msgspec.json.encode({"silence": silence, "heartbeat": heartbeat})
+
+    return await whole(
+        request,
+        answer(),
+        error=lambda error: msgspec.json.encode({"error": error.message}),
+        heartbeat=heartbeat,
+    )
+
+
+def _seconds(request: Request, name: str, most: float) -> float:
+    """A query parameter in seconds, `most` when it is left out."""
+    text = request.query_params.get(name)
+    try:
+        value = most if text is None else float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.01 <= value <= most:
+        raise BadRequest(f"{name} must be seconds, from 0.01 to {most:g}", param=name)
+    return value
 
 
 def _runtime(request: Request) -> Runtime:
