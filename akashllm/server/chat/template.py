@@ -6,9 +6,8 @@ keep a client's control tokens from being recognised (`masking`).
 
 from __future__ import annotations
 
-import threading
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -31,17 +30,14 @@ from akashllm.server.domain import Message, Tool, ToolCall
 
 _NEEDLE: Final = "Needle7381"
 _THINKING_MARKS: Final = ("<think>", "</think>", "[THINK]", "[/THINK]")
-_local = threading.local()
 
 _Change = Callable[[Sequence[Message]], Sequence[Message]]
 
 
+@functools.cache
 def _environment() -> ChatEnvironment:
-    """One environment a process; it keeps no state between renderings but the meter, which is per thread."""
-    if not hasattr(_local, "environment"):
-        _local.environment = ChatEnvironment()
-    environment: ChatEnvironment = _local.environment
-    return environment
+    """One environment a process: between renderings it keeps nothing but the meter, which is per thread."""
+    return ChatEnvironment()
 
 
 class ChatTemplate:
@@ -221,18 +217,18 @@ class ChatTemplate:
         except (TemplateRaised, EngineFailed):
             return None
 
-    @cached_property
+    @functools.cached_property
     def _shows_system(self) -> bool:
         """Whether a system message appears in the prompt, or at least is refused in words."""
         messages = (Message(role="system", content=_NEEDLE), Message(role="user", content="Hi"))
         return _NEEDLE in (self.probe(messages) or self.probe(messages, tools=(_TOOL,)) or "")
 
-    @cached_property
+    @functools.cached_property
     def _no_tools(self) -> list[dict[str, Any]] | None:
         """What stands for no tools: null, or an empty list where a template counts on a list."""
         return [] if self.probe(_HELLO) is None and self.probe(_HELLO, tools=(_TOOL,)) is not None else None
 
-    @cached_property
+    @functools.cached_property
     def _calls(self) -> Calls:
         """How past calls go in: the first way this template does not fail on or garble."""
         for calls in _WAYS:
