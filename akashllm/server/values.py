@@ -137,7 +137,13 @@ def origins() -> Parser:
                 parts = urlsplit(origin)
             except ValueError:
                 raise Fault("has something in it that is no origin") from None
-            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path or parts.query:
+            if (
+                parts.scheme not in {"http", "https"}
+                or not parts.hostname
+                or parts.path
+                or parts.query
+                or "*" in origin
+            ):
                 raise Fault("must be origins such as https://chat.example.org, each written out (no *)")
         return found
 
