@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from akashllm.errors import BadRequest, EngineFailed
@@ -109,6 +111,17 @@ def test_a_template_that_does_not_end_is_ended(source: str) -> None:
     """When the processor time is used up the rendering stops, though nothing it builds is large."""
     with pytest.raises(EngineFailed, match="takes too long"):
         ChatTemplate(source).render(HELLO)
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_thread_pays_for_itself_only() -> None:
+    """While threads render a template without end, others render theirs."""
+    endless = ChatTemplate(ENDLESS[0])
+    with ThreadPoolExecutor(3) as pool:
+        ended = [pool.submit(endless.render, HELLO) for _ in range(2)]
+        texts = list(pool.map(ChatTemplate("{{ messages[0].content }}").render, [HELLO] * 50))
+        assert all(isinstance(one.exception(), EngineFailed) for one in ended)
+    assert texts == ["Hi"] * 50
 
 
 @pytest.mark.parametrize(
