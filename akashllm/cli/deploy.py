@@ -15,8 +15,9 @@ from akashllm.cli.markets import DEFAULT, market_named
 from akashllm.cli.out import Interrupted, Out, WithDocument
 from akashllm.cli.progress import shown
 from akashllm.errors import AkashllmError, CheckFailed
-from akashllm.market import Deployer, Order, Outcome, Progress, Verdicts
-from akashllm.market.order import API_KEY
+from akashllm.market.deploy import Deployer
+from akashllm.market.order import API_KEY, Order, Outcome, Verdicts
+from akashllm.market.progress import Progress
 from akashllm.plan import DeployRequest, Plan
 from akashllm.planning import explain
 from akashllm.render import render_sdl
@@ -65,7 +66,10 @@ def deploy(
     yes: opt.Yes = False,
     json: opt.Json = False,
 ) -> None:
-    """Run a model and hand over its verified URL and key. Run again, it goes on, or says that it runs."""
+    """Run a model; end with a verified URL and a key.
+
+    Run again, it goes on where it was interrupted, or says that the model runs already.
+    """
     del yes  # Nothing that is free asks a question.
     out = Out(json=json)
     home = Home.find()

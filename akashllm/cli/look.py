@@ -27,7 +27,7 @@ Local = Annotated[bool, typer.Option("--local", help="For this machine: no GPU o
 
 
 def models(*, search: Search = None, json: opt.Json = False) -> None:
-    """The catalogue: aliases, sizes, context, licence and the engines that have a source."""
+    """The models that are known by a short name."""
     out = Out(json=json)
     catalog = Catalog.load()
     found = catalog.search(search) if search else catalog.models
@@ -70,7 +70,10 @@ def plan(
     local: Local = False,
     json: opt.Json = False,
 ) -> None:
-    """What a deployment would be: memory line by line, GPUs that hold it, the price cap. Changes nothing."""
+    """What a model needs and may cost.
+
+    Memory line by line, the GPUs that hold it, the price cap. Changes nothing.
+    """
     out = Out(json=json)
     made = planned(
         DeployRequest(

@@ -52,7 +52,10 @@ def render(
     output: Output = Path(),
     json: opt.Json = False,
 ) -> None:
-    """Write images/ and sdl/ as the templates have them, or the SDL of one model."""
+    """Write SDLs and build contexts.
+
+    All of images/ and sdl/ as the templates have them, or with --model the SDL of one model.
+    """
     from akashllm.render import check_files, render_sdl, repository_files, write_files
 
     out = Out(json=json)
@@ -92,7 +95,10 @@ def render(
 
 
 def validate(files: Files, *, json: opt.Json = False) -> None:
-    """Judge SDL files by every rule of the chain, the providers and the Console, and by what costs money."""
+    """Judge SDL files.
+
+    By every rule of the chain, the providers and the Console, and by what is known to cost money.
+    """
     out = Out(json=json)
     judged: list[dict[str, Any]] = []
     bad = 0
@@ -116,7 +122,10 @@ def validate(files: Files, *, json: opt.Json = False) -> None:
 
 
 def manifest(file: File, *, json: opt.Json = False) -> None:
-    """The manifest a provider would get for an SDL, and its hash. Secrets stay placeholders."""
+    """Show the manifest that an SDL makes.
+
+    What a provider would get, and its hash. Secrets stay placeholders.
+    """
     from akashllm.cli.out import print_json
 
     out = Out(json=json)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from akashllm.errors import MarketError, UsageError
-from akashllm.market import LocalMarket, Market
+from akashllm.market.base import Market
+from akashllm.market.local import LocalMarket
 from akashllm.state import Home
 
 NAMES = ("local", "console", "wallet")

@@ -13,7 +13,7 @@ from akashllm.cli.markets import markets_here
 from akashllm.cli.out import Interrupted, Out
 from akashllm.cli.text import columns
 from akashllm.errors import MarketError, NoSuchDeployment, StateError, UsageError
-from akashllm.market import Held, Market
+from akashllm.market.base import Held, Market
 from akashllm.market.closing import close as close_one
 from akashllm.market.view import View, unrecorded, view, views
 from akashllm.state import Deployment, Home, Store
@@ -32,7 +32,7 @@ def _record() -> Iterator[tuple[Store, dict[str, Market]]]:
 
 
 def list_(*, all_: All = False, json: opt.Json = False) -> None:
-    """Every deployment: what it runs, where, and how it is."""
+    """Every deployment and how it is."""
     out = Out(json=json)
     with _record() as (store, markets):
         found = list(views(store, list(markets.values()), closed=all_))
@@ -48,7 +48,10 @@ def list_(*, all_: All = False, json: opt.Json = False) -> None:
 
 
 def status(name: opt.Name, *, json: opt.Json = False) -> None:
-    """How one deployment is: its service's health, restarts, price, last smoke test and latest events."""
+    """How one deployment is, in detail.
+
+    Its service's health, restarts, price, last smoke test; with --json its latest events too.
+    """
     out = Out(json=json)
     with _record() as (store, markets):
         row = store.find(name, closed=True)
@@ -78,7 +81,10 @@ def status(name: opt.Name, *, json: opt.Json = False) -> None:
 
 
 def logs(name: opt.Name, *, follow: Follow = False, tail: Tail = None, json: opt.Json = False) -> None:
-    """What the service wrote; a closed deployment's too."""
+    """What a deployment's service wrote.
+
+    Of a closed deployment too.
+    """
     if follow and json:
         raise UsageError(
             "a log that is followed is no single JSON document", hint="leave out --follow or --json"
@@ -103,7 +109,7 @@ def logs(name: opt.Name, *, follow: Follow = False, tail: Tail = None, json: opt
 
 
 def url(name: opt.Name, *, json: opt.Json = False) -> None:
-    """Print the URL of a deployment, and nothing else."""
+    """Print a deployment's URL."""
     out = Out(json=json)
     with _record() as (store, _):
         row = store.find(name)
@@ -114,7 +120,7 @@ def url(name: opt.Name, *, json: opt.Json = False) -> None:
 
 
 def key(name: opt.Name, *, json: opt.Json = False) -> None:
-    """Print the API key of a deployment, and nothing else."""
+    """Print a deployment's API key."""
     out = Out(json=json)
     with _record() as (store, _):
         row = store.find(name)
@@ -124,7 +130,10 @@ def key(name: opt.Name, *, json: opt.Json = False) -> None:
 
 
 def close(name: opt.Name, *, yes: opt.Yes = False, json: opt.Json = False) -> None:
-    """End a deployment: no process stays, its key is removed, its log is kept."""
+    """End a deployment.
+
+    No process of it stays, its key is removed, its log is kept.
+    """
     out = Out(json=json)
     with _record() as (store, markets):
         stray = _stray(store, markets, name)

@@ -19,6 +19,9 @@ _NOT_THE_SERVICES = ("AKASHLLM_HOME", "AKASHLLM_MARKET")
 """Variables of the command line, which the service would take for typing errors."""
 
 
+_OF_THE_MODEL = ("AKASHLLM_MODEL", "AKASHLLM_MODEL_NAME", "AKASHLLM_WEIGHTS")
+
+
 def _env(name: str) -> str:
     return f"  [env: AKASHLLM_{name}]"
 
@@ -90,9 +93,9 @@ def serve(
     log_format: LogFormat = None,
     json: opt.Json = False,
 ) -> None:
-    """Serve a model in the foreground, on 127.0.0.1:11434 unless told otherwise. Options override AKASHLLM_*.
+    """Serve a model in the foreground.
 
-    With --json one document says where, once the port answers; the log is on stderr.
+    On 127.0.0.1:11434 unless told otherwise; options override the environment's AKASHLLM_ variables. With --json one document says where, once the port answers; the log is on stderr.
     """
     out = Out(json=json)
     try:
@@ -117,8 +120,7 @@ def serve(
     environ = {name: value for name, value in os.environ.items() if name not in _NOT_THE_SERVICES}
     environ |= {f"AKASHLLM_{name}": str(value) for name, value in given.items() if value is not None}
     if model is not None:
-        environ.pop("AKASHLLM_WEIGHTS", None)
-        environ |= _model(model)
+        environ = {name: value for name, value in environ.items() if name not in _OF_THE_MODEL} | _model(model)
     if key is not None:
         environ.pop("AKASHLLM_API_KEY_FILE", None)
         environ["AKASHLLM_API_KEY"] = key
@@ -141,4 +143,4 @@ def _model(word: str) -> dict[str, str]:
     if word == "tiny" or Path(word).is_file():
         return {"AKASHLLM_MODEL": word}
     plan = planned(DeployRequest(model=word, engine="llamacpp", local=True))
-    return {name: value for name, value in plan.env if name in {"AKASHLLM_MODEL", "AKASHLLM_WEIGHTS"}}
+    return {name: value for name, value in plan.env if name in _OF_THE_MODEL}

@@ -43,7 +43,10 @@ def smoke_test(
     timeout: Timeout = 120.0,
     json: opt.Json = False,
 ) -> None:
-    """Judge a URL, a promise at a time. Exit 0: all hold, 1: one is broken, 2: usage, 3: nobody answers."""
+    """Judge any URL, one promise at a time.
+
+    Exit 0: all hold, 1: one is broken, 2: usage, 3: nobody answers.
+    """
     from akashllm import smoke
 
     out = Out(json=json)

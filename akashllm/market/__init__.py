@@ -1,42 +1,4 @@
-"""Where deployments run: one Protocol, and the state machine that drives any market through it."""
+"""Where deployments run: one Protocol (`base`), the markets, and what drives any of them (`deploy`).
 
-from __future__ import annotations
-
-from akashllm.market.base import (
-    Balance,
-    Bid,
-    Created,
-    Held,
-    Lease,
-    LogLine,
-    Market,
-    MarketState,
-    Offer,
-    Screening,
-    Standing,
-)
-from akashllm.market.deploy import Deployer
-from akashllm.market.local import LocalMarket
-from akashllm.market.order import Order, Outcome, Verdicts
-from akashllm.market.progress import Progress, Silent
-
-__all__ = [
-    "Balance",
-    "Bid",
-    "Created",
-    "Deployer",
-    "Held",
-    "Lease",
-    "LocalMarket",
-    "LogLine",
-    "Market",
-    "MarketState",
-    "Offer",
-    "Order",
-    "Outcome",
-    "Progress",
-    "Screening",
-    "Silent",
-    "Standing",
-    "Verdicts",
-]
+Nothing is imported here: the supervisor (`local_run`) lives for as long as its service and stays small.
+"""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from akashllm.errors import CheckFailed, MarketError, UsageError
+from akashllm.errors import AkashllmError, CheckFailed, MarketError, UsageError
 from akashllm.market.base import Market, Standing
 from akashllm.market.clock import Clock, RealClock
 from akashllm.market.closing import adopted, end
@@ -46,6 +46,9 @@ _POLL = 0.25
 _POLL_REMOTE = 3.0
 _KEY_BYTES = 24
 _RUNS = frozenset({"starting", "running", "restarting"})
+_HARMLESS = frozenset({"plan", "preflight"})
+"""Steps that leave nothing at a market: when one fails, there is nothing to go on with."""
+
 _ENDED = frozenset({"failed", "stopped", "closed"})
 
 
@@ -84,6 +87,8 @@ class Deployer:
         fails, `CheckFailed` where the smoke test finds a broken promise (the service stays up).
         """
         name = order.plan.name
+        # A secret that is missing is said before anything is begun.
+        fill(order.sdl, {API_KEY: "", **order.secrets})
 
         def waiting() -> None:
             self.progress.note(f"another command is deploying {name}: waiting for it")
@@ -155,9 +160,10 @@ class Deployer:
             changes = handlers[step](work)
         except BaseException as error:
             detail = {"error": type(error).__name__, "message": str(error)}
-            # Interrupted, it goes on from here; failed, it says why.
-            reason = str(error) or type(error).__name__
-            work.row = self.store.record(work.row.id, step, "failed", detail, reason=reason)
+            changes = {"reason": str(error) or type(error).__name__}
+            if step in _HARMLESS and isinstance(error, AkashllmError):
+                changes["state"] = "failed"
+            work.row = self.store.record(work.row.id, step, "failed", detail, **changes)
             raise
         following = STEPS[STEPS.index(step) + 1]
         work.row = self.store.record(work.row.id, step, "after", step=following, reason="", **changes)
@@ -242,9 +248,7 @@ class Deployer:
     def _smoke(self, work: _Work) -> dict[str, Any]:
         self.progress.step("smoke", "checking every promise")
         assert work.row.url is not None
-        report = self.verify(
-            work.row.url, api_key=work.key, model=work.order.plan.model.alias, progress=self.progress
-        )
+        report = self.verify(work.row.url, api_key=work.key, model=work.row.model, progress=self.progress)
         work.report = report
         facts = {**work.row.facts, "smoke": report.as_dict()}
         if not report.ok:

@@ -38,6 +38,11 @@ INHERITED = (
 )
 """The only variables of the caller that the service sees: none that may hold a key."""
 
+ENGINES = ("llamacpp",)
+"""What this machine can run without a container."""
+
+BUNDLED = "tiny"
+
 _KEY = "AKASHLLM_API_KEY"
 _START = 30.0
 _FOLLOW = 0.2
@@ -67,7 +72,8 @@ class LocalMarket:
     def screen(self, sdl: str) -> Screening:
         """This machine, if it has what the supervisor needs."""
         self._check_machine()
-        _only_service(json.loads(manifest_json(load(sdl))))
+        service = _only_service(json.loads(manifest_json(load(sdl))))
+        _check_service(_environment(service))
         return Screening(offers=(Offer(provider=PROVIDER, region="here", audited=True),))
 
     def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
@@ -199,10 +205,9 @@ class LocalMarket:
         """How to run the manifest here: its environment, but our address, and the key in a file."""
         try:
             service = _only_service(json.loads(manifest))
-            pairs = [entry.partition("=") for entry in service.get("env") or ()]
+            env = _environment(service)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MarketError(f"the manifest is malformed ({error})", hint="deploy again") from error
-        env = {name: value for name, _, value in pairs}
         before = lodging.spec()
         host = "127.0.0.1"
         port = self._port(host, before, keep=keep_port)
@@ -284,14 +289,33 @@ def _supervised(record: RunRecord | None) -> bool:
     return record is not None and record.supervisor.alive()
 
 
-def _only_service(groups: list[dict[str, list[dict[str, str]]]]) -> dict[str, str]:
+def _only_service(groups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     services = [service for group in groups for service in group["services"]]
     if len(services) != 1:
         raise MarketError(
             f"the SDL has {len(services)} services, and the market `local` runs one",
             hint="deploy it to Akash, or leave one service in it",
         )
-    return services[0]
+    service: Mapping[str, Any] = services[0]
+    return service
+
+
+def _environment(service: Mapping[str, Any]) -> dict[str, str]:
+    pairs = (entry.partition("=") for entry in service.get("env") or ())
+    return {name: value for name, _, value in pairs}
+
+
+def _check_service(env: Mapping[str, str]) -> None:
+    """Raise `MarketError` for what only a container could run."""
+    engine = env.get("AKASHLLM_ENGINE", "llamacpp")
+    if engine not in ENGINES:
+        raise MarketError(f"the market `local` cannot run {engine}", hint="use --engine llamacpp")
+    model = env.get("AKASHLLM_MODEL", BUNDLED)
+    if model != BUNDLED and not Path(model).is_file():
+        raise MarketError(
+            f"the weights {model} are not on this machine, and the market `local` fetches none",
+            hint="download the .gguf file and give its path with --model",
+        )
 
 
 def _any_port(host: str) -> int:

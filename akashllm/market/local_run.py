@@ -30,6 +30,7 @@ HELD = 17
 """Exit status: another supervisor holds the directory."""
 
 _MAX_BACKOFF = 60.0
+_LINES, _LINE = 2, 300
 _HOPELESS = frozenset({2, 78})
 """Exit statuses of a service that can never start as it is set up: usage, and EX_CONFIG of sysexits.h."""
 
@@ -92,8 +93,8 @@ class Supervisor:
         return self.pump.clock() - since, child.returncode, _exit_sentence(child.returncode)
 
     def _why(self, reason: str) -> str:
-        last = read_tail(self.lodging.log, 1)
-        return f"{reason}; its last line: {last[0][:300]}" if last else reason
+        said = " / ".join(line[:_LINE] for line in read_tail(self.lodging.log, _LINES))
+        return f"{reason}; it said last: {said}" if said else reason
 
     def _write(self, state: RunState, *, reason: str = "", service: Process | None = None) -> None:
         since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -44,7 +44,8 @@ class Deployment:
     @property
     def model(self) -> str:
         """The model's name as clients give it."""
-        return str(self.plan.get("model", {}).get("alias", ""))
+        served = dict(self.plan.get("env", ())).get("AKASHLLM_MODEL_NAME")
+        return str(served or self.plan.get("model", {}).get("alias", ""))
 
     @property
     def engine(self) -> str:

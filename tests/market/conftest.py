@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from akashllm.market import LocalMarket, Order
+from akashllm.market.local import LocalMarket
+from akashllm.market.order import Order
 from akashllm.plan import DeployRequest
 from akashllm.planning import make_plan
 from akashllm.render import render_sdl

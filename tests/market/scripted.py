@@ -8,7 +8,18 @@ from decimal import Decimal
 from typing import Any
 
 from akashllm.errors import MarketError
-from akashllm.market import Balance, Bid, Created, Held, Lease, LogLine, MarketState, Offer, Screening, Standing
+from akashllm.market.base import (
+    Balance,
+    Bid,
+    Created,
+    Held,
+    Lease,
+    LogLine,
+    MarketState,
+    Offer,
+    Screening,
+    Standing,
+)
 from akashllm.market.clock import Clock
 from akashllm.market.probe import Health
 from akashllm.market.progress import Progress

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from akashllm.errors import CheckFailed, MarketError, UsageError
-from akashllm.market import Deployer, Market, Order
+from akashllm.market.base import Market
 from akashllm.market.closing import close
-from akashllm.market.order import STEPS
+from akashllm.market.deploy import Deployer
+from akashllm.market.order import STEPS, Order
 from akashllm.market.probe import Health
 from akashllm.state import Home, Store
 

@@ -14,8 +14,9 @@ import pytest
 import requests
 
 from akashllm.errors import MarketError
-from akashllm.market import LocalMarket, Order
+from akashllm.market.local import LocalMarket
 from akashllm.market.local_files import MARK, Lodging
+from akashllm.market.order import Order
 from akashllm.market.processes import Process, with_variable
 from akashllm.sdl import fill
 from akashllm.state import Home
@@ -157,7 +158,7 @@ def test_a_service_that_dies_again_and_again_is_given_up(make_market: MakeMarket
     until(lambda: market.status(dseq).state == "failed" and not processes(market, dseq))
 
     standing = market.status(dseq)
-    assert standing.reason == "the service ended with status 5; its last line: starting"
+    assert standing.reason == "the service ended with status 5; it said last: starting / starting"
     assert standing.restarts == 3
     assert [line.text for line in market.logs(dseq)] == ["starting"] * 4
 
