@@ -66,6 +66,7 @@ def servers(model: Path, port: int, context: int) -> list[Server]:
     peers = CACHE / "peers"
     ours = {
         "AKASHLLM_MODEL": str(model),
+        "AKASHLLM_MODEL_NAME": "bench",
         "AKASHLLM_PORT": str(port),
         "AKASHLLM_HOST": "127.0.0.1",
         "AKASHLLM_CONTEXT": str(context),
