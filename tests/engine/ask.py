@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +12,7 @@ from akashllm.server.domain import (
     ChatPrompt,
     Delta,
     Done,
+    Event,
     Finish,
     FinishReason,
     Generation,
@@ -42,14 +45,17 @@ class Reply:
 
     @property
     def text(self) -> str:
+        """Of the first choice."""
         return self.texts.get(0, "")
 
     @property
     def reason(self) -> FinishReason:
+        """Why the first choice ended."""
         return self.reasons[0]
 
     @property
     def cached(self) -> int:
+        """Tokens of the prompt that were not evaluated."""
         assert self.done is not None
         return self.done.usage.cached_tokens
 
@@ -60,23 +66,42 @@ def say(text: str, **options: Any) -> Generation:
 
 
 def chat(*messages: Message, prompt: dict[str, Any] | None = None, **options: Any) -> Generation:
+    """A chat; `prompt` are further fields of its prompt."""
     return ask(ChatPrompt(messages=messages, **(prompt or {})), **options)
 
 
 def text(text: str, **options: Any) -> Generation:
+    """A plain text to go on from."""
     return ask(TextPrompt(text=text), **options)
 
 
 def ask(prompt: Prompt, **options: Any) -> Generation:
+    """Any prompt, greedy unless told otherwise."""
     options.setdefault("sampling", GREEDY)
     return Generation(id="test", model="tiny", prompt=prompt, **options)
+
+
+async def stream(engine: Engine, request: Generation) -> AsyncGenerator[Event]:
+    """The events, as a generator that can be closed."""
+    events = engine.generate(request)
+    assert isinstance(events, AsyncGenerator)
+    async with aclosing(events):
+        async for event in events:
+            yield event
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something only another process can bring about."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.002)
 
 
 async def run(engine: Engine, request: Generation, *, tokens: int | None = None) -> Reply:
     """The whole answer, or as much of it as `tokens` tokens, after which the request is cancelled."""
     reply = Reply()
     seen = 0
-    async with aclosing(engine.generate(request)) as events:  # type: ignore[type-var] - an async generator
+    async with aclosing(stream(engine, request)) as events:
         async for event in events:
             match event:
                 case Started():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -13,9 +14,9 @@ from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 
 
 @asynccontextmanager
-async def running(**options: object) -> AsyncIterator[LlamaCppEngine]:
+async def running(**options: Any) -> AsyncIterator[LlamaCppEngine]:
     """An engine on the bundled model, closed whatever happens."""
-    engine = LlamaCppEngine(TINY, name="tiny:latest", **options)  # type: ignore[arg-type] - keyword by keyword
+    engine = LlamaCppEngine(TINY, name="tiny:latest", **options)
     try:
         await engine.load()
         yield engine

@@ -322,4 +322,6 @@ async def test_empty_prompt(engine: LlamaCppEngine) -> None:
     reply = await run(engine, text("", max_tokens=3))
     assert reply.started is not None
     assert reply.started.prompt_tokens == 1
-    assert (await run(engine, ask(ChatPrompt(messages=(Message(role="user"),)), max_tokens=3, sampling=GREEDY))).done
+    assert (
+        await run(engine, ask(ChatPrompt(messages=(Message(role="user"),)), max_tokens=3, sampling=GREEDY))
+    ).done

@@ -17,29 +17,34 @@ class Cells:
     def __init__(self, size: int) -> None:
         self.size = size
         self._holders = np.zeros(size, np.int16)
-        self._free = list(range(size - 1, -1, -1))
+        self._free: list[int] = []
+        self._fresh = 0
 
     @property
     def free(self) -> int:
         """Cells no sequence holds."""
-        return len(self._free)
+        return self.size - self._fresh + len(self._free)
 
     @property
     def used(self) -> int:
         """Cells at least one sequence holds."""
-        return self.size - len(self._free)
+        return self._fresh - len(self._free)
 
     def take(self, row: array[int], count: int) -> None:
         """Append `count` fresh cells to a sequence's row. The caller has looked at `free`."""
-        if count == 1:
-            cell = self._free.pop()
+        free = self._free
+        if count == 1 and free:
+            cell = free.pop()
             self._holders[cell] = 1
             row.append(cell)
             return
-        fresh = self._free[-count:]
-        del self._free[-count:]
-        self._holders[fresh] = 1
-        row.extend(fresh)
+        again = min(count, len(free))
+        cells = free[len(free) - again :]
+        del free[len(free) - again :]
+        cells.extend(range(self._fresh, self._fresh + count - again))
+        self._fresh += count - again
+        self._holders[cells] = 1
+        row.extend(cells)
 
     def share(self, row: array[int], source: array[int], start: int, end: int) -> None:
         """Append the cells `start` to `end` of another sequence to a row."""

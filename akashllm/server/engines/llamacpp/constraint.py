@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,15 +25,10 @@ MAX_DEPTH = 64
 MAX_SIZE = 256 * 1024
 """Bytes of a schema, grammar or expression."""
 
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
-
 _CACHED = 32
 
-_JSON_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"[ \t\n]{0,24}"}
+_JSON_OPTIONS = {"whitespace_pattern": r"[ \t\n]{0,24}"}
 """White space between JSON tokens has an end: a model that likes it would otherwise never come to the point."""
-
-_OBJECT = '{"type":"object"}'
 
 
 class Guide:
@@ -68,7 +63,7 @@ class Guide:
 
 
 class Constraints:
-    """Compiles constraints for one vocabulary; the last ones are kept."""
+    """Compiles `checked` constraints for one vocabulary; the last ones are kept."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -109,12 +104,25 @@ class Constraints:
         return Guide(matcher.deep_copy(), self._vocabulary.size)
 
 
-def lark_of(constraint: Constraint) -> str:
-    """A GBNF constraint in llguidance's Lark. Raises `BadRequest`."""
-    _check_size(constraint.value)
-    _check_brackets(constraint.value)
+def checked(constraint: Constraint) -> Constraint:
+    """The constraint as a schema with bounded white space, in Lark, or a regex. Raises `BadRequest`."""
+    value = constraint.value
+    _check_size(value)
+    match constraint.kind:
+        case "json_object":
+            return Constraint(kind="json_schema", value=_checked_schema('{"type":"object"}'))
+        case "json_schema":
+            return Constraint(kind="json_schema", value=_checked_schema(value))
+        case "gbnf":
+            return Constraint(kind="lark", value=_lark(value))
+        case "lark" | "regex":
+            return constraint
+
+
+def _lark(gbnf: str) -> str:
+    _check_brackets(gbnf)
     try:
-        return gbnf_to_lark(constraint.value)
+        return gbnf_to_lark(gbnf)
     except Exception as error:
         # The converter has its own exceptions and lets others through.
         message = f"the grammar cannot be used: {_brief(str(error))}"
@@ -122,20 +130,11 @@ def lark_of(constraint: Constraint) -> str:
 
 
 def _grammar(constraint: Constraint) -> str:
-    value = constraint.value
-    _check_size(value)
-    match constraint.kind:
-        case "json_object":
-            return LLMatcher.grammar_from_json_schema(_OBJECT, overrides=_JSON_OPTIONS)
-        case "json_schema":
-            return LLMatcher.grammar_from_json_schema(_checked_schema(value), overrides=_JSON_OPTIONS)
-        case "regex":
-            return LLMatcher.grammar_from_regex(value)
-        case "gbnf":
-            return LLMatcher.grammar_from_lark(lark_of(constraint))
-        case "lark":
-            # Grammars we made ourselves contain schemas, whose depth was checked as such.
-            return LLMatcher.grammar_from_lark(value)
+    if constraint.kind == "json_schema":
+        return LLMatcher.grammar_from_json_schema(constraint.value)
+    if constraint.kind == "regex":
+        return LLMatcher.grammar_from_regex(constraint.value)
+    return LLMatcher.grammar_from_lark(constraint.value)
 
 
 def _check_size(value: str) -> None:
@@ -150,6 +149,10 @@ def _checked_schema(text: str) -> str:
     except (msgspec.DecodeError, RecursionError) as error:
         message = f"the JSON Schema is not JSON: {_brief(str(error))}"
         raise BadRequest(message, param="constraint") from error
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, dict):
+        raise BadRequest("a JSON Schema is an object", param="constraint")
     level: list[Any] = [schema]
     for _ in range(2 * MAX_DEPTH):
         inner: list[Any] = []
@@ -165,7 +168,7 @@ def _checked_schema(text: str) -> str:
                 inner.extend(value)
         level = [value for value in inner if isinstance(value, dict | list)]
         if not level:
-            return json.dumps(schema)
+            return json.dumps({**schema, "x-guidance": _JSON_OPTIONS})
     message = f"the JSON Schema is nested deeper than {MAX_DEPTH} levels"
     raise BadRequest(message, param="constraint")
 

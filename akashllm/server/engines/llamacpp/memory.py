@@ -9,6 +9,8 @@ SMALL_MODEL = 64 * 1024 * 1024
 """Bytes. Below this a step is so short that a second thread waits for the first more than it helps."""
 
 _RESERVE = 128 * 1024 * 1024
+_SHARE = 0.7
+"""Of the memory that is left, what a cache may take: others live here too."""
 
 
 def available_memory() -> int:
@@ -52,21 +54,22 @@ def choose_threads(asked: int, weights: int) -> int:
 def plan_cache(*, weights: int, per_token: int, context: int, slots: int, wanted: int, on_gpu: bool) -> int:
     """Tokens the cache is to hold: room for every slot's context, or less where memory is short.
 
-    `per_token` is bytes of cache a token takes. Raises `MemoryError`, with the sum, if no single context fits.
+    `wanted` (0: choose) is bounded by two contexts a slot. `per_token` is bytes a token of cache takes. Raises
+    `MemoryError`, with the sum, if no single context fits.
     """
-    tokens = wanted if wanted > 0 else context * slots
+    tokens = min(wanted, 2 * context * slots) if wanted > 0 else context * slots
     tokens = max(tokens, context)
     if on_gpu:
         return tokens
     left = available_memory() - weights - _RESERVE
-    if tokens * per_token <= left:
+    if tokens * per_token <= _SHARE * left:
         return tokens
-    if context * per_token <= left:
-        return max(context, left // per_token // 256 * 256)
+    if context * per_token <= _SHARE * left:
+        return max(context, int(_SHARE * left) // per_token // 256 * 256)
+    needs = f"{_gib(weights)} for weights, {_gib(context * per_token)} for a context of {context} tokens"
     message = (
-        f"the model needs {_gib(weights)} for weights, {_gib(context * per_token)} for a context of {context} "
-        f"tokens and {_gib(_RESERVE)} to work in, but only {_gib(available_memory())} are free: lower the context "
-        "or take a smaller quantisation"
+        f"the model needs {needs} and {_gib(_RESERVE)} to work in, and {_gib(available_memory())} are free: "
+        "lower the context or take a smaller quantisation"
     )
     raise MemoryError(message)
 

@@ -94,7 +94,8 @@ class Model:
         try:
             cells = plan_cache(
                 weights=0,
-                per_token=self._cache_bytes(),
+                # The attention mask, which has a row for each token of a pass, grows with the cache.
+                per_token=self._cache_bytes() + 6 * order.micro_batch,
                 context=self.context_length,
                 slots=self.slots,
                 wanted=order.cache,

@@ -20,7 +20,7 @@ from akashllm.server.domain import (
     TextPrompt,
     TokenPrompt,
 )
-from akashllm.server.engines.llamacpp.constraint import Constraints, lark_of
+from akashllm.server.engines.llamacpp.constraint import Constraints, checked
 from akashllm.server.engines.llamacpp.job import Choice, Job
 from akashllm.server.engines.llamacpp.model import MIN_CONTEXT, Model
 from akashllm.server.engines.llamacpp.sampling import Sampler
@@ -53,7 +53,8 @@ class Preparer:
         if request.context is not None:
             limit = max(MIN_CONTEXT, min(limit, request.context))
         vocabulary = self._vocabulary
-        pieces, constraint, tail, stops = vocabulary.shown, request.constraint, None, request.stop
+        pieces, tail, stops = vocabulary.shown, None, request.stop
+        constraint = checked(request.constraint) if request.constraint is not None else None
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             _, form, pieces = self._template(tools=bool(prompt.tools))
@@ -181,8 +182,6 @@ def _shape(form: ChatFormat, prompt: ChatPrompt, asked: Constraint | None, tail:
     )
     if call is not None or asked is None:
         return call
-    if asked.kind == "gbnf":
-        asked = Constraint(kind="lark", value=lark_of(asked))
     return form.wrap_after_thinking(asked, prompt_tail=tail, think=prompt.think)
 
 
