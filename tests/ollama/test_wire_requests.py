@@ -528,3 +528,11 @@ def test_source_suffixes_are_understood() -> None:
     assert str(requests.model_name("tiny:1b:local")) == "tiny:1b"
     with pytest.raises(BadRequest, match="use either :local or :cloud, not both"):
         requests.model_name("tiny:cloud:local")
+
+
+def test_integers_beyond_64_bits_in_a_tool_are_refused() -> None:
+    """The engine's process could not read them; the client is told which tool has one."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "maximum": 2**70}}}
+
+    with pytest.raises(BadRequest, match="'f' have an integer"):
+        requests.chat({"model": "tiny", "messages": [], "tools": [tool]})

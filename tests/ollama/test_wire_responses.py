@@ -334,3 +334,11 @@ async def test_a_file_has_a_digest_that_changes_with_it(
     assert (await ModelFile(twin, "n:latest").identity()).digest != first.digest
     for nowhere in (None, tmp_path / "gone", tmp_path):
         assert len((await ModelFile(nowhere, "m:latest").identity()).digest) == 64
+
+
+def test_no_character_of_an_answer_ends_its_line() -> None:
+    """A line is the unit of the stream also for readers that split at every Unicode line break."""
+    line = responses.error("a\u2028b\u2029c\u0085d\n")
+
+    assert len(line.decode().splitlines()) == 1
+    assert json.loads(line) == {"error": "a\u2028b\u2029c\u0085d\n"}

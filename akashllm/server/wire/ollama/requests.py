@@ -225,8 +225,11 @@ def _tool(fields: Fields) -> Tool:
         raise BadRequest("every tool needs a function with a name", param="tools")
     if fields.text("type") not in {"", "function"}:
         mismatch(fields.get("type"), fields.at("type"), 'the tool type "function"')
-    return Tool(
-        name=name,
-        description=function.text("description"),
-        parameters=function.object("parameters", "api.ToolFunctionParameters"),
-    )
+    parameters = function.object("parameters", "api.ToolFunctionParameters")
+    try:
+        msgspec.msgpack.encode(parameters)
+    except OverflowError as error:
+        # Schemas travel to the engine's process as they are, and integers there have 64 bits.
+        message = f"the parameters of the tool {name!r} have an integer of more than 64 bits"
+        raise BadRequest(message, param="tools") from error
+    return Tool(name=name, description=function.text("description"), parameters=parameters)

@@ -11,8 +11,7 @@ import msgspec
 
 from akashllm.errors import BadRequest, EngineDied
 from akashllm.server.domain import Delta, Done, Embeddings, Finish, TokenLogprob, ToolCall
-
-_encoder = msgspec.json.Encoder()
+from akashllm.server.wire.encoding import encode
 
 
 def timestamp(nanoseconds: int | None = None) -> str:
@@ -148,12 +147,12 @@ class Answer:
         created = timestamp()
         if self._chat:
             message = AnswerMessage(role="assistant", content="")
-            return _encoder.encode(
+            return encode(
                 ChatResponse(
                     model=self._model, created_at=created, message=message, done=True, done_reason=reason
                 )
             )
-        return _encoder.encode(
+        return encode(
             GenerateResponse(model=self._model, created_at=created, response="", done=True, done_reason=reason)
         )
 
@@ -192,7 +191,7 @@ class Answer:
                 logprobs=logprobs,
                 **final,
             )
-        return _encoder.encode(line) + b"\n"
+        return encode(line) + b"\n"
 
     def _metrics(self, done: Done) -> dict[str, Any]:
         return {
@@ -226,7 +225,7 @@ Found = Embeddings | None
 def embed_response(model: str, found: Found, start: int) -> bytes:
     """The body of `/api/embed`."""
     if found is None:
-        return b'{"model":%s,"embeddings":[]}' % _encoder.encode(model)
+        return b'{"model":%s,"embeddings":[]}' % encode(model)
     vectors = b",".join(_vector(vector) for vector in found.vectors)
     rest = {
         "total_duration": time.perf_counter_ns() - start,
@@ -234,7 +233,7 @@ def embed_response(model: str, found: Found, start: int) -> bytes:
         "prompt_eval_count": found.prompt_tokens,
     }
     tail = b"".join(b',"%s":%d' % (key.encode(), value) for key, value in rest.items() if value)
-    return b'{"model":%s,"embeddings":[%s]%s}' % (_encoder.encode(model), vectors, tail)
+    return b'{"model":%s,"embeddings":[%s]%s}' % (encode(model), vectors, tail)
 
 
 def embedding_response(found: Found) -> bytes:
@@ -244,7 +243,7 @@ def embedding_response(found: Found) -> bytes:
 
 def error(message: str) -> bytes:
     """An error as the whole body, or as the last line of a stream that had begun."""
-    return _encoder.encode({"error": message}) + b"\n"
+    return encode({"error": message}) + b"\n"
 
 
 def _vector(vector: tuple[float, ...]) -> bytes:
@@ -255,10 +254,12 @@ def _vector(vector: tuple[float, ...]) -> bytes:
 
 
 def _call(call: ToolCall, index: int) -> Call:
-    raw = call.arguments.encode()
     try:
-        if not isinstance(msgspec.json.decode(raw), dict):
-            raise EngineDied("the model wrote a tool call whose arguments are no JSON object: ask again")
+        arguments = msgspec.json.decode(call.arguments)
     except msgspec.DecodeError as broken:
         raise EngineDied("the model wrote a tool call whose arguments are no JSON: ask again") from broken
-    return Call(id=call.id, function=FunctionCall(index=index, name=call.name, arguments=msgspec.Raw(raw)))
+    if not isinstance(arguments, dict):
+        raise EngineDied("the model wrote a tool call whose arguments are no JSON object: ask again")
+    # Encoded again, because a model may lay its JSON out in lines, and a line is the unit of the stream.
+    whole = msgspec.Raw(msgspec.json.encode(arguments))
+    return Call(id=call.id, function=FunctionCall(index=index, name=call.name, arguments=whole))

@@ -22,7 +22,7 @@ from akashllm.server.domain import (
 )
 from akashllm.server.wire.openai.answers import Collected, Counter, best
 from akashllm.server.wire.openai.call import Call, new_id, now
-from akashllm.server.wire.openai.encoding import DONE, encode, event, text_of
+from akashllm.server.wire.openai.encoding import DONE, encode, event
 from akashllm.server.wire.openai.logprobs import chat_logprobs
 from akashllm.server.wire.openai.messages import read_messages
 from akashllm.server.wire.openai.reading import Fields, invalid
@@ -259,13 +259,13 @@ class ChatStream:
         self._counter.delta(delta)
         start = self._starts[delta.index]
         if delta.text and not (delta.thinking or delta.tool_calls or delta.logprobs):
-            return b"".join((start, b'"content":', text_of(delta.text), b'},"logprobs":null', self._open_tail))
+            return b"".join((start, b'"content":', encode(delta.text), b'},"logprobs":null', self._open_tail))
         parts: list[bytes] = []
         if delta.thinking:
-            thought = text_of(delta.thinking)
+            thought = encode(delta.thinking)
             parts.append(b'"reasoning_content":' + thought + b',"reasoning":' + thought)
         if delta.text:
-            parts.append(b'"content":' + text_of(delta.text))
+            parts.append(b'"content":' + encode(delta.text))
         parts.extend(self._call_delta(delta.index, each) for each in delta.tool_calls)
         if delta.logprobs and self._call.logprobs:
             return self._with_logprobs(start, parts or [b'"content":""'], delta.logprobs)

@@ -22,7 +22,7 @@ from akashllm.server.domain import (
 )
 from akashllm.server.wire.openai.answers import Choice, Collected, Counter, best
 from akashllm.server.wire.openai.call import Call, new_id, now
-from akashllm.server.wire.openai.encoding import DONE, encode, event, text_of
+from akashllm.server.wire.openai.encoding import DONE, encode, event
 from akashllm.server.wire.openai.logprobs import TextLogprobs, join
 from akashllm.server.wire.openai.reading import Fields, invalid, wrong_type
 from akashllm.server.wire.openai.sampling import (
@@ -233,7 +233,7 @@ class CompletionStream:
         if not delta.text:
             return b""
         constant = b',"logprobs":null,"finish_reason":null'
-        return b"".join((self._starts[index], text_of(delta.text), constant, self._tail))
+        return b"".join((self._starts[index], encode(delta.text), constant, self._tail))
 
     def _chunk(
         self, index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None = None
@@ -242,7 +242,7 @@ class CompletionStream:
         return b"".join(
             (
                 self._starts[index],
-                text_of(text),
+                encode(text),
                 b',"logprobs":' + encode(shown),
                 b',"finish_reason":' + encode(reason),
                 self._tail,
