@@ -76,7 +76,7 @@ def test_a_chat_stream_reads_as_ollamas() -> None:
     )
     assert call == (
         b'{"model":"llama3","created_at":"%s","message":{"role":"assistant","content":"","tool_calls":'
-        b'[{"id":"call_1","function":{"index":0,"name":"f","arguments":{"b":1, "a":2}}}]},"done":false}\n'
+        b'[{"id":"call_1","function":{"index":0,"name":"f","arguments":{"b":1,"a":2}}}]},"done":false}\n'
         % STAMP.encode()
     )
     assert answer.last(DONE) == (
