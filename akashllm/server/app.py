@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -84,9 +87,20 @@ def _description(app: FastAPI) -> APIRouter:
 
     @router.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return JSONResponse(app.openapi())
+        return JSONResponse(_numbered(app))
 
     return router
+
+
+def _numbered(app: FastAPI) -> dict[str, Any]:
+    """The document with an id for every operation: FastAPI gives all methods of a route the same one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Duplicate Operation ID")
+        document = app.openapi()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            operation["operationId"] = "_".join([method, *re.findall(r"\w+", path)])
+    return document
 
 
 async def _answer(request: Request, error: Exception) -> Response:

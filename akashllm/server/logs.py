@@ -18,6 +18,8 @@ access = logging.getLogger("akashllm.access")
 _WIDTH = 2000
 """Characters of a message that are kept; a traceback has five times as many."""
 _MARK = "[key]"
+_PROBES = frozenset({"/health", "/livez", "/metrics"})
+"""Routes that machines ask every few seconds: their lines show at debug level only."""
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ def request_line(method: str, route: str, status: int, seconds: float, record: R
         fields["cached_tokens"] = record.cached_tokens
     if record.first_token is not None:
         fields["first_token_ms"] = round(record.first_token * 1000, 1)
-    access.info("request", extra={"fields": fields})
+    level = logging.DEBUG if route in _PROBES else logging.INFO
+    access.log(level, "request", extra={"fields": fields})
 
 
 class _Plain(logging.Formatter):

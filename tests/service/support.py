@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -29,21 +29,24 @@ class Service:
     port: int
     engine: ScriptedEngine
     server: Server
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
+        """Where it is."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def runtime(self) -> Runtime:
+        """What is between its routes and its engine."""
         runtime: Runtime = self.server.app.state.runtime
         return runtime
 
     def client(self, **kwargs: Any) -> httpx.AsyncClient:
+        """A client of it."""
         return httpx.AsyncClient(base_url=self.url, timeout=20, trust_env=False, **kwargs)
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A bare connection to it."""
         return await asyncio.open_connection("127.0.0.1", self.port)
 
 
@@ -56,9 +59,9 @@ async def serving(
     server = Server(Settings(port=0, **{"drain_timeout": 1.0, **settings}), engine, pure=pure)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    ended = asyncio.create_task(server.until_stopped(listener))
-    while not server.started:
-        await asyncio.sleep(0.005)
+    started = asyncio.Event()
+    ended = asyncio.create_task(server.until_stopped(listener, lambda _: started.set()))
+    await started.wait()
     try:
         yield Service(port, engine, server)
     finally:
@@ -100,6 +103,7 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
+        """The body, decoded."""
         return json.loads(self.body)
 
 
@@ -170,6 +174,8 @@ def post(path: str, body: bytes, **headers: str) -> bytes:
 
 async def until(condition: Any, *, within: float = 5) -> None:
     """Wait for something that another task makes true."""
-    async with asyncio.timeout(within):
-        while not condition():
-            await asyncio.sleep(0.002)
+    for _ in range(round(within / 0.002)):
+        if condition():
+            return
+        await asyncio.sleep(0.002)
+    raise AssertionError(f"it did not become true within {within} s")

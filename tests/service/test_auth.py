@@ -19,11 +19,13 @@ CHAT = b'{"model":"tiny","messages":[{"role":"user","content":"hi"}],"stream":fa
 def get(
     path: str, *lines: str, host: str = "Host: 127.0.0.1", version: str = "1.1", method: str = "GET"
 ) -> bytes:
+    """A request without a body, as bytes."""
     head = "\r\n".join([f"{method} {path} HTTP/{version}", *([host] if host else []), *lines])
     return f"{head}\r\n\r\n".encode("latin-1")
 
 
 def unauthorised(answer: Answer) -> bool:
+    """Whether it is the one answer to a missing key."""
     return answer.status == 401 and answer.headers["www-authenticate"] == "Bearer"
 
 
@@ -192,7 +194,7 @@ def test_no_disguise_passes_the_guard(guarded: Service, request_bytes: bytes) ->
 @pytest.mark.parametrize("path", ["http://x/metrics", "/metrics"])
 @pytest.mark.parametrize("host", ["Host: x/health?", "Host: x/livez#", "Host: /", "Host: 127.0.0.1:80/health"])
 async def test_a_bad_host_does_not_open_a_public_service(host: str, path: str) -> None:
-    """Where no host is refused, because the address is public, the Host header still does not choose the path."""
+    """On a public address no host is refused, and still the Host header does not choose the path."""
     async with serving(host="0.0.0.0", api_key=KEY) as service:
         reader, writer = await service.open()
         writer.write(get(path, host, "Connection: close", host=""))
@@ -204,9 +206,34 @@ async def test_a_bad_host_does_not_open_a_public_service(host: str, path: str) -
 
 @pytest.mark.parametrize(
     "path",
-    "/invocations /pause /resume /tokenize /detokenize /pooling /score /rerank /classify /abort_requests "
-    "/update_weights /collective_rpc /load_lora_adapter /slots /props /completion /infill /apply-template "
-    "/lora-adapters /docs /redoc /openapi.json /debug/pprof /v1/load_lora_adapter /v1/internal /server_info".split(),
+    [
+        "/invocations",
+        "/pause",
+        "/resume",
+        "/tokenize",
+        "/detokenize",
+        "/pooling",
+        "/score",
+        "/rerank",
+        "/classify",
+        "/abort_requests",
+        "/update_weights",
+        "/collective_rpc",
+        "/load_lora_adapter",
+        "/slots",
+        "/props",
+        "/completion",
+        "/infill",
+        "/apply-template",
+        "/lora-adapters",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/debug/pprof",
+        "/v1/load_lora_adapter",
+        "/v1/internal",
+        "/server_info",
+    ],
 )
 def test_engines_own_paths_are_not_served(guarded: Service, path: str) -> None:
     """What engines serve beside the two dialects does not exist here, also with a key."""

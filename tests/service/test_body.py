@@ -23,6 +23,7 @@ CAP = 4 * 1024 * 1024
 
 
 def refused(body: bytes, dialect: Dialect = "openai", limits: Settings = DEFAULTS) -> str:
+    """What the refusal of `body` says."""
     with pytest.raises(BadRequest) as caught:
         decode(body, dialect, limits)
     return caught.value.message
@@ -131,7 +132,7 @@ def _depth(value: object) -> int:
 @given(_JSON, st.booleans())
 @settings(deadline=None)
 def test_the_survey_counts_depth_exactly(value: object, ascii_only: bool) -> None:
-    """Whatever the strings hold, the scan finds the depth that is there: it refuses one less and takes as much."""
+    """Whatever the strings hold, the scan finds the depth there is: one less is refused, as much is taken."""
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
     depth = _depth(value)
     tight = Settings(max_depth=depth, max_keys=100, max_values=100)
@@ -270,7 +271,7 @@ def test_many_requests_on_one_connection_are_weighed_one_by_one(guarded: Service
 
 
 def test_slow_clients_are_closed_and_others_served(guarded: Service) -> None:
-    """Connections that say nothing, or a header byte now and then, end by time-out; others are served meanwhile."""
+    """Connections that say nothing, or a byte now and then, end by time-out; others are served meanwhile."""
     slow = [socket.create_connection(("127.0.0.1", guarded.port), timeout=10) for _ in range(100)]
     stop = threading.Event()
 

@@ -37,10 +37,12 @@ from tests.service.support import until
 
 
 def runtime(engine: ScriptedEngine | None = None, **settings: Any) -> Runtime:
+    """A runtime over a scripted engine."""
     return Runtime(Settings(**settings), engine or ScriptedEngine())
 
 
 async def collect(found: Runtime, request: Generation) -> list[Event]:
+    """Every event of one request."""
     return [event async for event in found.generate(request)]
 
 
@@ -373,7 +375,7 @@ def test_inputs_of_embeddings_have_limits() -> None:
 
 
 async def test_the_scripted_engine_is_an_engine() -> None:
-    """The fake speaks the protocol: Started, deltas, a Finish for each choice, Done; tokenise has an inverse."""
+    """The fake keeps the protocol: Started, deltas, a Finish a choice, Done; and tokenise has an inverse."""
     engine = ScriptedEngine({"x": Reply("one two three", thinking="hm so")})
     assert isinstance(engine, Engine)
     await engine.load()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import ollama
@@ -13,6 +15,7 @@ import openai
 import pytest
 
 from akashllm.errors import Busy
+from akashllm.server.domain import Event, Generation
 from akashllm.testing.engine import Reply, ScriptedEngine
 from tests.service.support import complete, parse, post, serving, until
 
@@ -28,6 +31,7 @@ WAYS = [
 
 
 def body(path: str, prompt: str, *, stream: bool) -> bytes:
+    """A request's body in the dialect of the path."""
     if path == GENERATE:
         return json.dumps({"model": "tiny", "prompt": prompt, "stream": stream}).encode()
     messages = [{"role": "user", "content": prompt}]
@@ -146,19 +150,19 @@ async def test_official_clients_read_through_a_silence() -> None:
     """The ollama and openai packages understand a response that begins with keep-alive bytes."""
     gate = asyncio.Event()
     engine = ScriptedEngine({"slow": Reply("it came", gate=gate)})
-    messages = [{"role": "user", "content": "slow"}]
+    messages: Any = [{"role": "user", "content": "slow"}]
     async with serving(engine, heartbeat=0.05) as service:
-        theirs = ollama.AsyncClient(service.url)
+        theirs: Any = ollama.AsyncClient(service.url)
         async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0) as client:
 
             async def streamed() -> str:
-                stream = await client.chat.completions.create(model="tiny", messages=messages, stream=True)  # type: ignore[call-overload] # plain dicts
+                stream = await client.chat.completions.create(model="tiny", messages=messages, stream=True)
                 return "".join(
                     [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
                 )
 
             async def whole() -> str:
-                answer = await client.chat.completions.create(model="tiny", messages=messages)  # type: ignore[arg-type] # plain dicts
+                answer = await client.chat.completions.create(model="tiny", messages=messages)
                 return answer.choices[0].message.content or ""
 
             async def native() -> str:
@@ -220,7 +224,7 @@ async def test_a_bug_mid_stream_is_not_shown() -> None:
     """An unexpected exception ends a stream with plain words; its own stay in the log."""
 
     class Broken(ScriptedEngine):
-        async def generate(self, request):  # type: ignore[no-untyped-def] # noqa: ANN201, ANN001 - a broken engine
+        async def generate(self, request: Generation) -> AsyncIterator[Event]:
             async for event in super().generate(request):
                 yield event
                 if len(self.requests) and type(event).__name__ == "Delta":
@@ -280,12 +284,11 @@ async def test_leaving_before_the_first_token_or_in_the_queue() -> None:
 
 async def test_many_leavers_leak_nothing() -> None:
     """Two hundred clients that leave at different moments leave no task, slot or generator behind."""
-    engine = ScriptedEngine(
-        lambda request: Reply("a b c d", gate=asyncio.Event(), gate_after=len(engine.requests) % 4)
-    )
+    count = itertools.count()
+    engine = ScriptedEngine(lambda _: Reply("a b c d", gate=asyncio.Event(), gate_after=next(count) % 4))
     async with serving(engine, concurrency=4, queue=64) as service:
         before = len(asyncio.all_tasks())
-        for batch in range(10):
+        for _ in range(10):
             writers = []
             for index in range(20):
                 _, writer = await service.open()
@@ -394,7 +397,7 @@ async def test_shutdown_lets_requests_finish() -> None:
         await until(lambda: service.runtime.admission.used == 1)
         service.server.should_exit = True
         await until(lambda: service.server.app.state.stopping)
-        with pytest.raises(OSError, match="refused|Connect|reset"):
+        with pytest.raises(OSError, match=r"refused|Connect|reset"):
             await service.open()
         gate.set()
         response = await asking
