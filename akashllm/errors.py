@@ -13,6 +13,7 @@
     ├── Unreachable                  exit 3   nobody answers at that address
     ├── DigestMismatch               exit 1   a file is not the file that was promised
     ├── CheckFailed                  exit 1   a smoke test or a drift check found a broken promise
+    ├── ImageFailed                  exit 1   an image could not be built or pushed; says at which step
     ├── StateError                   exit 4   the record of deployments is unreadable, newer or locked
     │   └── NoSuchDeployment                  no deployment has that name, dseq or prefix
     ├── MarketError                  exit 5   a market or a provider refused or failed
@@ -100,6 +101,10 @@ class DigestMismatch(AkashllmError):
 
 class CheckFailed(AkashllmError):
     """A smoke test or a drift check found a promise that does not hold."""
+
+
+class ImageFailed(AkashllmError):
+    """An image could not be built or pushed. The message holds the step and the engine's own last words."""
 
 
 class StateError(AkashllmError):
