@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from akashllm.cli import deploy, look, make, operate, serve, smoke
+from akashllm.cli import deploy, images, look, make, operate, serve, smoke
 from akashllm.cli.crash import redacted, save_traceback
 from akashllm.cli.out import Interrupted, WithDocument, print_json
 from akashllm.cli.text import safe
@@ -39,6 +39,9 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("render", make.render),
     ("validate", make.validate),
     ("manifest", make.manifest),
+    ("build", images.build),
+    ("images", images.images),
+    ("doctor", images.doctor),
     ("version", look.version),
 )
 
