@@ -40,6 +40,7 @@ from akashllm.server.engines.frames import (
 from akashllm.server.engines.lifeline import die_with_parent
 from akashllm.server.engines.llamacpp.embedding import Embedder
 from akashllm.server.engines.llamacpp.job import Job
+from akashllm.server.engines.llamacpp.memory import SMALL_MODEL
 from akashllm.server.engines.llamacpp.model import ECHO_ROWS, Model, ModelRefused
 from akashllm.server.engines.llamacpp.prepare import Preparer
 from akashllm.server.engines.llamacpp.scheduler import Scheduler
@@ -95,16 +96,7 @@ class Child:
         self._model = model
         self._preparer = Preparer(model)
         self._embedder = Embedder(model)
-        scheduler = Scheduler(
-            model.context,
-            slots=model.slots,
-            sequences=model.sequences,
-            ends=model.vocabulary.ends,
-            whole=model.whole_prefixes,
-            echo_rows=ECHO_ROWS,
-            micro_batch=model.micro_batch,
-            tiled=not model.on_gpu,
-        )
+        scheduler = scheduler_for(model)
         self._warm_up(scheduler)
         self._scheduler = scheduler
         self._helpers.submit(self._preparer.constraints.warm)
@@ -270,6 +262,21 @@ class Child:
                 self._connection.sendall(data)
         except OSError:
             os._exit(0)
+
+
+def scheduler_for(model: Model) -> Scheduler:
+    """A scheduler for the model's context."""
+    return Scheduler(
+        model.context,
+        slots=model.slots,
+        sequences=model.sequences,
+        ends=model.vocabulary.ends,
+        whole=model.whole_prefixes,
+        echo_rows=ECHO_ROWS,
+        micro_batch=model.micro_batch,
+        tiled=not model.on_gpu,
+        escorted=not model.on_gpu and model.weights < SMALL_MODEL,
+    )
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ then, though hardly ever the most likely one.
 
 So decoding never shares a pass with whole blocks of prompts, and a prompt is always cut at the same places:
 its whole blocks of 64 go through the first kernel, the rest through the second. What a request with a seed
-takes from the cache must have been made in the same way; it never decodes alone; and when nothing else runs it
-begins with an empty cache, unless that has a block or more of its prompt. A repetition on a quiet server is
+takes from the cache must have been made in the same way; it never decodes alone (in a small model: in a large
+one a second token costs too much); and when nothing else runs it begins with an empty cache, unless that has a
+block or more of its prompt. A repetition on a quiet server is
 then exact. Under load a long-lived cache has its cells in another order, and a seed is a strong hint rather
 than a promise.
 """

@@ -132,6 +132,7 @@ class Choice:
         "sampler",
         "score",
         "until",
+        "untouched",
     )
 
     def __init__(self, job: Job, index: int, sampler: Sampler, guide: Guide | None) -> None:
@@ -154,6 +155,8 @@ class Choice:
         self.logprobs = request.logprobs is not None or request.score
         self.plain = sampler.greedy and sampler.simple and guide is None and not self.logprobs
         """The most likely token is taken, and nothing else is asked about it."""
+        self.untouched = sampler.greedy and sampler.simple and guide is None and not request.ignore_eos
+        """The logits stay as the model gave them."""
         self._stream = TextStream(job.stops)
         self._pending = 0
         self._emitted = 0

@@ -83,7 +83,7 @@ class Model:
                 f"models of the architecture {self.architecture} do not generate token by token: not supported"
             )
             raise ModelRefused(message)
-        weights = int(api.llama_model_size(self.raw))
+        self.weights = weights = int(api.llama_model_size(self.raw))
         self.threads = choose_threads(order.threads, weights)
         self.on_gpu = on_gpu = bool(api.llama_supports_gpu_offload()) and order.gpu_layers != 0
         wanted = order.context or min(self.train_context, DEFAULT_CONTEXT)

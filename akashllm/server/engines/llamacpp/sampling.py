@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,20 @@ _NEGLIGIBLE = 30.0
 _NEAR = 8.0
 """A first, narrower cut, in which the k best are nearly always found."""
 
+_FEW = 2048
+"""Candidates it is quicker to look through than the whole row."""
+
+_BATCHED = 64
+"""Candidates a row has when rows are drawn together: the same for all, so that company changes nothing."""
+
+_HEAD = 256
+"""Candidates among which top-p nearly always ends."""
+
 _BLOCK = 32
 """Uniform numbers drawn at a time."""
+
+_STRIDE = 256
+"""Tokens summed at a time where every token is a candidate."""
 
 _MIROSTAT_FIRST = 1
 _MIROSTAT_SECOND = 2
@@ -125,22 +137,65 @@ class Sampler:
         if newline is not None:
             row[self._newline] = newline
 
+    @property
+    def settings(self) -> Sampling:
+        """What the request asked for."""
+        return self._settings
+
+    def uniform(self) -> float:
+        """The next random number, from 0 to 1."""
+        if not self._numbers:
+            self._numbers = self._rng.random(_BLOCK).tolist()
+        return self._numbers.pop()
+
     def draw(self, row: Row) -> int:
         """One token from adjusted logits."""
+        settings = self._settings
         if self.greedy:
             return int(row.argmax())
-        settings = self._settings
         if settings.mirostat in {_MIROSTAT_FIRST, _MIROSTAT_SECOND}:
             return self._mirostat(row)
-        temperature = settings.temperature
         best = float(row.max())
+        if not math.isfinite(best):
+            return int(row.argmax())
+        temperature = settings.temperature
+        cut = settings.top_p < 1.0 or settings.min_p > 0.0
+        if not cut and settings.typical_p >= 1.0 and not 0 < settings.top_k < len(row):
+            return self._open(row, best)
+        mass: float | None = None
         ids = _best(row, best, settings.top_k, temperature)
+        if cut and settings.typical_p >= 1.0 and len(ids) > _FEW:
+            # Sorting them all would cost more than everything else: try the head of the distribution first.
+            mass = float(np.exp((row - np.float32(best)) / np.float32(temperature)).sum(dtype=np.float64))
+            ids = _best(row, best, _HEAD, temperature)
+        token = self._cut(row, best, ids, mass)
+        if token is None:
+            token = self._cut(row, best, _best(row, best, settings.top_k, temperature), None)
+        return -1 if token is None else token
+
+    def _open(self, row: Row, best: float) -> int:
+        """A draw from the whole distribution."""
+        weights = np.exp((row - np.float32(best)) / np.float32(self._settings.temperature))
+        sums = np.add.reduceat(weights, np.arange(0, len(weights), _STRIDE), dtype=np.float64).cumsum()
+        aim = self.uniform() * sums[-1]
+        block = min(int(sums.searchsorted(aim, side="right")), len(sums) - 1)
+        start = block * _STRIDE
+        inner = weights[start : start + _STRIDE].cumsum(dtype=np.float64)
+        rest = aim - (sums[block - 1] if block else 0.0)
+        place = min(int(inner.searchsorted(rest, side="right")), len(inner) - 1)
+        while place and weights[start + place] == 0.0:
+            place -= 1
+        return start + place
+
+    def _cut(self, row: Row, best: float, ids: Ids, mass: float | None) -> int | None:
+        """A draw from candidates; None if they do not hold as much of `mass`, the whole, as top-p wants."""
+        settings = self._settings
         values = row[ids].astype(np.float64)
         sort = settings.top_p < 1.0 or settings.min_p > 0.0
         if sort:
             order = np.argsort(-values, kind="stable")
             ids, values = ids[order], values[order]
-        weights = np.exp((values - best) / temperature)
+        weights = np.exp((values - best) / settings.temperature)
         if settings.typical_p < 1.0:
             ids, weights = _typical(ids, weights, settings.typical_p)
             if sort:
@@ -149,15 +204,16 @@ class Sampler:
         sums = weights.cumsum()
         count = len(sums)
         if settings.top_p < 1.0:
-            count = min(count, int(sums.searchsorted(max(settings.top_p, 0.0) * sums[-1])) + 1)
+            wanted = max(settings.top_p, 0.0) * (sums[-1] if mass is None else mass)
+            count = min(count, int(sums.searchsorted(wanted)) + 1)
         if settings.min_p > 0.0:
             count = min(count, max(1, int(np.count_nonzero(weights >= settings.min_p * weights[0]))))
+        if mass is not None and count == len(sums):
+            return None
         return int(ids[self._pick(sums, count)])
 
     def _pick(self, sums: NDArray[np.float64], count: int) -> int:
-        if not self._numbers:
-            self._numbers = self._rng.random(_BLOCK).tolist()
-        place = int(sums[:count].searchsorted(self._numbers.pop() * sums[count - 1], side="right"))
+        place = int(sums[:count].searchsorted(self.uniform() * sums[count - 1], side="right"))
         return min(place, count - 1)
 
     def _mirostat(self, row: Row) -> int:
@@ -208,13 +264,54 @@ def _best(row: Row, best: float, k: int, temperature: float) -> Ids:
         return np.array([int(row.argmax())])
     if not 0 < k < len(row):
         return np.flatnonzero(row >= best - _NEGLIGIBLE * temperature)
-    ids = np.flatnonzero(row >= best - _NEAR * temperature)
-    if len(ids) < k:
-        ids = np.flatnonzero(row >= best - _NEGLIGIBLE * temperature)
-    if len(ids) > k:
-        ids = ids[np.argpartition(row[ids], len(ids) - k)[len(ids) - k :]]
-        ids.sort()
+    near = row >= best - _NEAR * temperature
+    if k <= np.count_nonzero(near) <= _FEW:
+        ids = np.flatnonzero(near)
+        if len(ids) > k:
+            ids = ids[np.argpartition(row[ids], len(ids) - k)[len(ids) - k :]]
+    else:
+        ids = np.argpartition(row, len(row) - k)[len(row) - k :]
+    ids.sort()
     return ids
+
+
+def draws_together(sampler: Sampler, vocab: int) -> bool:
+    """Whether `draw_together` knows the sampler's settings."""
+    settings = sampler.settings
+    return (
+        settings.temperature > 0.0
+        and 0 < settings.top_k <= _BATCHED < vocab
+        and settings.typical_p >= 1.0
+        and not settings.mirostat
+    )
+
+
+def draw_together(rows: Row, samplers: Sequence[Sampler]) -> list[int]:
+    """One token from each row: top-k, temperature, top-p and min-p, all rows at once."""
+    settings = [sampler.settings for sampler in samplers]
+    width = rows.shape[1]
+    ids = np.argpartition(rows, width - _BATCHED, axis=1)[:, width - _BATCHED :]
+    ids.sort(axis=1)
+    values = np.take_along_axis(rows, ids, axis=1).astype(np.float64)
+    order = np.argsort(-values, axis=1, kind="stable")
+    ids = np.take_along_axis(ids, order, axis=1)
+    values = np.take_along_axis(values, order, axis=1)
+    temperature = np.array([one.temperature for one in settings])[:, None]
+    k = np.array([one.top_k for one in settings])[:, None]
+    weights = np.exp((values - values[:, :1]) / temperature)
+    weights[np.arange(_BATCHED) >= k] = 0.0
+    sums = weights.cumsum(axis=1)
+    total = sums[:, -1:]
+    top_p = np.array([min(max(one.top_p, 0.0), 1.0) for one in settings])[:, None]
+    min_p = np.array([max(one.min_p, 1e-300) for one in settings])[:, None]
+    # At least the best; as many as top-p wants; none below min-p.
+    count = np.minimum((sums < top_p * total).sum(axis=1) + 1, (weights >= min_p).sum(axis=1))
+    count = np.minimum(np.maximum(count, 1), k[:, 0])
+    lines = np.arange(len(settings))
+    aim = np.array([sampler.uniform() for sampler in samplers]) * sums[lines, count - 1]
+    place = np.minimum((sums <= aim[:, None]).sum(axis=1), count - 1)
+    drawn: list[int] = ids[lines, place].tolist()
+    return drawn
 
 
 def _typical(ids: Ids, weights: NDArray[np.float64], mass: float) -> tuple[Ids, NDArray[np.float64]]:
@@ -246,8 +343,3 @@ def most_likely(row: Row, count: int) -> Ids:
         ids = np.argpartition(row, len(row) - count)[len(row) - count :]
         ids.sort()
     return ids[np.argsort(-row[ids], kind="stable")]
-
-
-def ban(row: Row, ids: Iterable[int]) -> None:
-    """Make tokens impossible, in place."""
-    row[np.fromiter(ids, np.intp)] = -np.inf

@@ -20,12 +20,21 @@ from akashllm.server.engines.llamacpp.compose import TILE, block_shares, shares,
 from akashllm.server.engines.llamacpp.context import ABORTED, CACHE_FULL, Context
 from akashllm.server.engines.llamacpp.job import Choice, Job
 from akashllm.server.engines.llamacpp.pool import Pool
-from akashllm.server.engines.llamacpp.sampling import Row, ban, log_softmax, most_likely
+from akashllm.server.engines.llamacpp.sampling import (
+    Row,
+    draw_together,
+    draws_together,
+    log_softmax,
+    most_likely,
+)
 
 HEADROOM = 32
 """Tokens of answer for which room must be in sight before a request is admitted."""
 
 MIN_CHUNK = 64
+TOGETHER = 3
+"""Rows from which drawing them together is quicker than one by one."""
+
 SHARED_STEP = 0.1
 """Seconds a step may last because of prompts while others are decoding; ALONE_STEP: while none is."""
 ALONE_STEP = 0.5
@@ -49,6 +58,7 @@ class Scheduler:
         echo_rows: int,
         micro_batch: int,
         tiled: bool,
+        escorted: bool,
     ) -> None:
         self.context = context
         self.slots = slots
@@ -56,6 +66,7 @@ class Scheduler:
         self._scratch = sequences - 1
         self.pool = Pool(context, sequences - 1, whole=whole)
         self._micro_batch = micro_batch
+        self._escorted = escorted
         self._tiled = tiled and micro_batch >= TILE and not whole
         self._turn = False
         self._filler = min(ends, default=0)
@@ -63,7 +74,7 @@ class Scheduler:
         self.waiting: deque[Choice] = deque()
         self.step_began = 0.0
         self.step_tokens = 0
-        self._ends = sorted(ends)
+        self._ends = np.fromiter(sorted(ends), np.intp)
         self._echo_rows = echo_rows
         self._age = 0
         self._rate = 0.0
@@ -136,7 +147,7 @@ class Scheduler:
         rows = self._place_chunks(chunks)
         if not batch.count:
             return answers
-        alone = self._tiled and batch.count == 1 and any(choice.exact for choice in self.running)
+        alone = self._escorted and batch.count == 1 and any(choice.exact for choice in self.running)
         if alone:
             batch.chunk((self._filler,), 0, self._scratch, last=False)
         began = self.step_began = perf_counter()
@@ -288,43 +299,70 @@ class Scheduler:
             if done:
                 self._prompt_done(choice, answers)
                 ready.append((choice, row - 1))
-        if all(choice.plain and not choice.job.request.ignore_eos for choice, _ in ready):
+        if all(choice.plain for choice, _ in ready):
             chosen: list[int] = logits.argmax(axis=1).tolist()
             for choice, place in ready:
-                self._take(choice, chosen[place], answers)
+                token = chosen[place]
+                if token in choice.job.ends and choice.job.request.ignore_eos:
+                    logits[place][self._ends] = -np.inf
+                    token = int(logits[place].argmax())
+                self._take(choice, token, answers)
             return
+        self._choose(ready, logits, answers)
+
+    def _choose(self, ready: Sequence[tuple[Choice, int]], logits: Row, answers: list[Answer]) -> None:
+        """A token for each choice; rows that are drawn in the usual way are drawn together."""
+        chosen: dict[int, int] = {}
+        raw: dict[int, Row] = {}
+        together: list[tuple[Choice, int]] = []
         for choice, place in ready:
-            try:
-                token = self._choose(choice, logits[place])
-            except ServiceError as error:
-                self.fail(choice.job, error, answers)
-                continue
+            row = logits[place]
+            if choice.logprobs:
+                raw[place] = row if choice.untouched else row.copy()
+            token = self._narrow(choice, row)
+            if token is not None:
+                chosen[place] = token
+            elif draws_together(choice.sampler, len(row)):
+                together.append((choice, place))
+            else:
+                chosen[place] = choice.sampler.draw(row)
+        if len(together) < TOGETHER:
+            chosen.update((place, choice.sampler.draw(logits[place])) for choice, place in together)
+        else:
+            rows = logits[[place for _, place in together]]
+            tokens = draw_together(rows, [choice.sampler for choice, _ in together])
+            chosen.update(zip((place for _, place in together), tokens, strict=True))
+        for choice, place in ready:
+            token = chosen[place]
+            if choice.guide is not None:
+                try:
+                    choice.guide.take(token)
+                except ServiceError as error:
+                    self.fail(choice.job, error, answers)
+                    continue
+            if choice.logprobs:
+                choice.note(raw[place], token)
             self._take(choice, token, answers)
 
-    def _choose(self, choice: Choice, row: Row) -> int:
+    def _narrow(self, choice: Choice, row: Row) -> int | None:
+        """Take out of a row what may not be chosen; the token, where that leaves no draw."""
         sampler, guide = choice.sampler, choice.guide
-        raw = row.copy() if choice.logprobs and not choice.plain else row
         if not sampler.simple:
             sampler.adjust(row)
-        ignoring = choice.job.request.ignore_eos
-        if sampler.greedy:
-            token = int(row.argmax())
-            if ignoring and guide is None and token in choice.job.ends:
-                ban(row, self._ends)
-                token = int(row.argmax())
-            if guide is not None and not guide.allows(token):
-                guide.restrict(row)
-                token = int(row.argmax())
-        else:
+        ignoring = guide is None and choice.job.request.ignore_eos
+        if not sampler.greedy:
             if guide is not None:
                 guide.restrict(row)
             elif ignoring:
-                ban(row, self._ends)
-            token = sampler.draw(row)
-        if guide is not None:
-            guide.take(token)
-        if choice.logprobs:
-            choice.note(raw, token)
+                row[self._ends] = -np.inf
+            return None
+        token = int(row.argmax())
+        if ignoring and token in choice.job.ends:
+            row[self._ends] = -np.inf
+            token = int(row.argmax())
+        elif guide is not None and not guide.allows(token):
+            guide.restrict(row)
+            token = int(row.argmax())
         return token
 
     def _take(self, choice: Choice, token: int, answers: list[Answer]) -> None:
