@@ -191,7 +191,7 @@ class Sampler:
         """A draw from candidates; None if they do not hold as much of `mass`, the whole, as top-p wants."""
         settings = self._settings
         values = row[ids].astype(np.float64)
-        sort = settings.top_p < 1.0 or settings.min_p > 0.0
+        sort = settings.top_p < 1.0 or settings.min_p > 0.0 or settings.top_k > 0
         if sort:
             order = np.argsort(-values, kind="stable")
             ids, values = ids[order], values[order]
