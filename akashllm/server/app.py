@@ -21,6 +21,7 @@ from akashllm.server.engine import Engine
 from akashllm.server.guard.auth import require_key
 from akashllm.server.guard.dialect import dialect_of, error_response
 from akashllm.server.guard.edge import Edge
+from akashllm.server.models.identity import ModelFile
 from akashllm.server.runtime import Runtime
 from akashllm.server.settings import Settings
 from akashllm.version import __version__
@@ -31,7 +32,7 @@ _CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-ID"]
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The service over `engine`. `app.state` has `runtime` and `settings`.
+    """The service over `engine`. `app.state` has `runtime`, `settings` and `model_file` (who the model is).
 
     The model begins to load when the application starts and the application does not wait for it: the port
     answers first. When the application ends it closes the engine.
@@ -59,6 +60,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     )
     app.state.settings = settings
     app.state.runtime = runtime
+    app.state.model_file = ModelFile(settings.model_file, runtime.serves()[0])
     app.state.stopping = False
     app.include_router(ops.router)
     app.include_router(ollama.router)

@@ -154,12 +154,16 @@ async def test_metrics_count_what_happened() -> None:
         for prompt in ("one two three", "die"):
             await client.post("/api/generate", json={"model": "tiny", "prompt": prompt})
         await client.get("/nope/with/a/long/path")
+        await client.get("/v1/models/tiny")
+        await client.get("/openai/v1/models")
         response = await client.get("/metrics")
         assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
         lines = response.text.splitlines()
         for line in (
             'akashllm_http_requests_total{route="/api/generate",status="200"} 2.0',
             'akashllm_http_requests_total{route="-",status="404"} 1.0',
+            'akashllm_http_requests_total{route="/v1/models/{name:path}",status="200"} 1.0',
+            'akashllm_http_requests_total{route="/openai/v1/models",status="200"} 1.0',
             "akashllm_prompt_tokens_total 3.0",
             "akashllm_completion_tokens_total 4.0",
             'akashllm_generations_total{outcome="done"} 1.0',
@@ -200,6 +204,8 @@ async def test_the_version_names_engine_and_model() -> None:
         assert shown["engine"] == "scripted"
         assert shown["model"] == "tiny:latest"
         assert shown["version"]
+        tags = (await client.get("/api/tags", headers=BEARER)).json()
+        assert shown["digest"] == tags["models"][0]["digest"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from akashllm.errors import BadRequest, Busy, NoSuchRoute
 from akashllm.server.guard.auth import authorised, public
 from akashllm.server.health import Health
 from akashllm.server.metrics import CONTENT_TYPE, Metrics
+from akashllm.server.models.identity import ModelFile
 from akashllm.server.runtime import Runtime
 from akashllm.server.streaming import whole
 from akashllm.version import __version__
@@ -86,12 +87,14 @@ async def metrics(request: Request) -> Response:
 async def version(request: Request) -> Response:
     """What software serves what model."""
     runtime = _runtime(request)
+    file: ModelFile = request.app.state.model_file
+    identity = await file.identity()
     return _json(
         {
             "version": __version__,
             "engine": runtime.engine.name,
             "model": runtime.serves()[0],
-            "digest": getattr(runtime.engine, "digest", None),
+            "digest": identity.digest,
         }
     )
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LOCAL_NAMES = (".localhost", ".local", ".internal")
+_MOUNTS = ("/openai/v1", "/v1")
+"""Where routers are mounted: some versions of FastAPI leave this out of a route's path."""
 _GONE = 499
 """nginx's status for a client that went away; it is logged, never sent."""
 
@@ -77,7 +79,7 @@ class Edge:
             await error_response(scope["path"], error)(scope, receive, stamped)
         finally:
             seconds = time.perf_counter() - began
-            route = getattr(scope.get("route"), "path", None) or "-"
+            route = _route(scope)
             self._metrics.request(route, status or _GONE, seconds)
             logs.request_line(_method(scope), route, status or _GONE, seconds, record)
             logs.current.reset(token)
@@ -117,6 +119,15 @@ def _request_id(scope: Scope) -> str:
     if len(given) == 1 and _SAFE_ID.fullmatch(given[0]):
         return given[0].decode()
     return uuid.uuid4().hex
+
+
+def _route(scope: Scope) -> str:
+    """The template of the path that matched, with the prefix it is mounted under; `-` if none matched."""
+    if "route" not in scope:
+        return "-"
+    template = str(getattr(scope["route"], "path", "-"))
+    mounted = next((prefix for prefix in _MOUNTS if scope["path"].startswith(f"{prefix}/")), "")
+    return template if template.startswith(mounted) else mounted + template
 
 
 def _without_port(host: str) -> str:
