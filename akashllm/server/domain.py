@@ -205,7 +205,10 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="started"):
-    """The prompt is known: always the first event. `prompt` is filled when prompt_logprobs was asked."""
+    """The prompt is known: always the first event. `prompt` is filled when prompt_logprobs was asked.
+
+    The counts are 0 where an engine learns them only with `Done`.
+    """
 
     prompt_tokens: int
     cached_tokens: int = 0

@@ -9,7 +9,10 @@ from akashllm.server.domain import Delta, Done, Event, Finish, Started, TokenLog
 
 
 class Counter:
-    """Token counts over all generations of a request. A prompt counts once, however many its choices."""
+    """Token counts over all generations of a request. A prompt counts once, however many its choices.
+
+    They are those of the end: an engine may not know the prompt's tokens before.
+    """
 
     def __init__(self) -> None:
         self.prompt = 0
@@ -17,18 +20,15 @@ class Counter:
         self.completion = 0
         self.reasoning = 0
 
-    def started(self, started: Started) -> None:
-        """Count a prompt."""
-        self.prompt += started.prompt_tokens
-        self.cached += started.cached_tokens
-
     def delta(self, delta: Delta) -> None:
         """Count the tokens of thought."""
         if delta.thinking:
             self.reasoning += delta.tokens
 
     def done(self, done: Done) -> None:
-        """Count what was generated."""
+        """Count the prompt and what was generated."""
+        self.prompt += done.usage.prompt_tokens
+        self.cached += done.usage.cached_tokens
         self.completion += done.usage.completion_tokens
 
     def usage(self) -> dict[str, Any]:
@@ -104,7 +104,6 @@ class Collected:
                 self.counter.delta(incoming)
                 self.choices[generation * self._choices + incoming.index].add(incoming)
             case Started():
-                self.counter.started(incoming)
                 self.prompts[generation] = incoming.prompt
             case Finish():
                 choice = self.choices[generation * self._choices + incoming.index]

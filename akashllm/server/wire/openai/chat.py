@@ -230,7 +230,6 @@ class ChatStream:
             case Delta():
                 return self._delta(incoming)
             case Started():
-                self._counter.started(incoming)
                 role = b'"role":"assistant","content":"","refusal":null},"logprobs":null'
                 return b"".join(start + role + self._open_tail for start in self._starts)
             case Finish():

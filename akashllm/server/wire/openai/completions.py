@@ -207,7 +207,6 @@ class CompletionStream:
             case Delta():
                 return self._delta(base + incoming.index, incoming)
             case Started():
-                self._counter.started(incoming)
                 if not self._call.echo:
                     return b""
                 text = self._texts[generation]
