@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 512
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_SECRETS = ("API_KEY", "ADMIN_KEY")
+_SECRETS = ("API_KEY", "ADMIN_KEY", "UPSTREAM_API_KEY")
 
 
 def main() -> int:
@@ -64,6 +64,8 @@ def serve(settings: Settings, *, started: Callable[[str], None] | None = None) -
 
 def build_engine(settings: Settings) -> Engine:
     """The engine the settings name, not loaded yet."""
+    if settings.engine in {"ollama", "upstream"}:
+        return _build_remote(settings)
     if importlib.util.find_spec("llama_cpp") is None:
         raise MissingExtra(
             "the llama.cpp engine is not installed", hint="install it: pip install 'akashllm[llamacpp]'"
@@ -84,6 +86,35 @@ def build_engine(settings: Settings) -> Engine:
         threads=settings.threads,
         gpu_layers=settings.gpu_layers,
         **chosen,
+    )
+
+
+def _build_remote(settings: Settings) -> Engine:
+    """An engine that speaks HTTP with another server."""
+    if importlib.util.find_spec("httpx") is None:
+        raise MissingExtra(
+            "the HTTP client is not installed", hint="install it: pip install 'akashllm[server]'"
+        )
+    from akashllm.server.engines.ollama.engine import OllamaEngine
+    from akashllm.server.engines.upstream.engine import UpstreamEngine
+
+    if settings.engine == "ollama":
+        return OllamaEngine(
+            settings.model,
+            name=settings.served_name,
+            binary=settings.ollama_binary,
+            models=settings.ollama_models,
+            context=settings.context,
+            slots=settings.concurrency,
+        )
+    return UpstreamEngine(
+        settings.upstream_url,
+        name=settings.served_name,
+        model=settings.upstream_model or ("" if settings.model == "tiny" else settings.model),
+        key=settings.upstream_api_key,
+        dialect=settings.upstream_dialect,
+        context=settings.context,
+        slots=settings.concurrency,
     )
 
 

@@ -21,6 +21,7 @@ from akashllm.names import ModelName
 from akashllm.server.values import (
     Fault,
     Parser,
+    address,
     boolean,
     choice,
     duration,
@@ -92,9 +93,12 @@ class Settings:
         False, boolean(), "serve without a key even on a public address", example="true"
     )
 
-    engine: str = _setting("llamacpp", choice("llamacpp"), "what runs the model")
+    engine: str = _setting("llamacpp", choice("llamacpp", "ollama", "upstream"), "what runs the model")
     model: str = _setting(
-        "tiny", text(), "path of a GGUF file, or `tiny`, the bundled model", example="/models/m.gguf"
+        "tiny",
+        text(),
+        "path of a GGUF file, or `tiny`, the bundled model; for the engine `ollama` a name of its library",
+        example="/models/m.gguf",
     )
     weights: str = _setting(
         "", text(), "path of the model's file, where MODEL is only its name", example="/models/m.gguf"
@@ -113,6 +117,25 @@ class Settings:
     )
     batch: int = _setting(
         0, integer(0, 65536), "prompt tokens computed in one step; 0: the engine decides", unit="tokens"
+    )
+    upstream_url: str = _setting(
+        "",
+        address(),
+        "for the engine `upstream`: where a server answers in OpenAI's or Ollama's dialect",
+        example="http://127.0.0.1:8000",
+    )
+    upstream_api_key: str | None = _secret(
+        "the key of that server. `AKASHLLM_UPSTREAM_API_KEY_FILE` names a file that holds it instead"
+    )
+    upstream_dialect: str = _setting(
+        "auto", choice("auto", "openai", "ollama"), "which dialect to speak with it; auto: find out"
+    )
+    upstream_model: str = _setting(
+        "", text(), "what it calls the model; empty: MODEL, or the first it lists if that is `tiny`"
+    )
+    ollama_binary: str = _setting("ollama", text(), "for the engine `ollama`: path or name of its program")
+    ollama_models: str = _setting(
+        "", text(), "for the engine `ollama`: folder of its models; empty: its own default", example="/models"
     )
 
     queue: int = _setting(
@@ -240,6 +263,16 @@ class Settings:
             faults.append(
                 f"{PREFIX}WEIGHTS: must be the path of a file; for example {PREFIX}WEIGHTS=/models/m.gguf"
             )
+        if self.upstream_api_key is not None and not _fits_header(self.upstream_api_key):
+            faults.append(
+                f"{PREFIX}UPSTREAM_API_KEY: must be printable ASCII without spaces, because it travels in a "
+                "header; for example the key as its owner gave it to you"
+            )
+        if self.engine == "upstream" and not self.upstream_url:
+            faults.append(
+                f"{PREFIX}UPSTREAM_URL: is required by the engine upstream; for example "
+                f"{PREFIX}UPSTREAM_URL=http://127.0.0.1:8000"
+            )
         if self.unauthenticated and self.api_key is not None:
             faults.append(f"{PREFIX}UNAUTHENTICATED: contradicts {PREFIX}API_KEY; unset one of them")
         if self.max_body_bytes < self.max_prompt_bytes and self.max_prompt_bytes != _default(
@@ -265,7 +298,7 @@ class Settings:
         """Where the model's file should be; whether it is there is another question."""
         if self.weights:
             return Path(self.weights)
-        return TINY if self.model == "tiny" else Path(self.model)
+        return TINY if self.model == "tiny" and self.engine == "llamacpp" else Path(self.model)
 
     @property
     def loopback(self) -> bool:
@@ -293,6 +326,10 @@ class Settings:
 
 def _variable(item: dataclasses.Field[Any]) -> str:
     return PREFIX + (item.metadata["env"] or item.name.upper())
+
+
+def _fits_header(value: str) -> bool:
+    return bool(value) and value.isascii() and value.isprintable() and " " not in value
 
 
 def _default(name: str) -> Any:

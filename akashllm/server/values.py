@@ -150,6 +150,29 @@ def origins() -> Parser:
     return parse
 
 
+def address() -> Parser:
+    """The base of an HTTP service: scheme, host, perhaps a port and a path. A trailing `/v1` or `/api` is cut."""
+
+    def parse(value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError:
+            raise Fault("must be an address such as http://127.0.0.1:8000") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or "\\" in value:
+            raise Fault("must be an address such as http://127.0.0.1:8000")
+        if "@" in parts.netloc:
+            raise Fault("must not have a user name or password in it: the key has its own variable")
+        if parts.query or parts.fragment:
+            raise Fault("must end before any ? or #")
+        path = parts.path.rstrip("/")
+        for suffix in ("/v1", "/api"):
+            path = path.removesuffix(suffix)
+        return f"{parts.scheme}://{parts.netloc}{path}"
+
+    return parse
+
+
 def secret_fault(key: str) -> str | None:
     """Why `key` protects nothing, or None. The key itself is not in the answer."""
     if not key.isascii() or not key.isprintable() or " " in key:

@@ -252,21 +252,9 @@ class Supervisor:
         return describe_end(code, self._cause, self.lines)
 
     async def _pump(self, process: asyncio.subprocess.Process) -> None:
-        """Keep the last lines of what the child writes; neither long lines nor many of them take memory."""
-        stream = process.stdout
-        if stream is None:
-            return
-        rest = b""
-        while chunk := await stream.read(1 << 16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            rest = rest[:LOG_WIDTH]
-            for line in lines:
-                text = line[:LOG_WIDTH].decode("utf-8", "replace").rstrip()
-                if text:
-                    self.lines.append(text)
-                    log.debug("engine: %s", text)
-        if rest:
-            self.lines.append(rest.decode("utf-8", "replace"))
+        """Keep the last lines of what the child writes."""
+        if process.stdout is not None:
+            await pump(process.stdout, self.lines)
 
     async def _guard(self) -> None:
         """Kill a child that says nothing. A loop of ours that stood still itself is no proof against it."""
@@ -318,6 +306,21 @@ class Supervisor:
         self._changed.set()
         for watcher in self._watchers:
             watcher(state, reason, percent)
+
+
+async def pump(stream: asyncio.StreamReader, kept: deque[str]) -> None:
+    """Keep the last lines of a stream until it ends; neither long lines nor many of them take memory."""
+    rest = b""
+    while chunk := await stream.read(1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        rest = rest[:LOG_WIDTH]
+        for line in lines:
+            text = line[:LOG_WIDTH].decode("utf-8", "replace").rstrip()
+            if text:
+                kept.append(text)
+                log.debug("engine: %s", text)
+    if rest:
+        kept.append(rest.decode("utf-8", "replace"))
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:

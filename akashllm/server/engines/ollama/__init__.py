@@ -1,0 +1,1 @@
+"""Ollama itself, as a supervised child."""

@@ -1,0 +1,1 @@
+"""Any server that speaks one of the two dialects, as an engine."""
