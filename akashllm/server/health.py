@@ -39,8 +39,8 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be answered now."""
-        return self.state == "ready"
+        """Whether a request would be answered: an idle model that was unloaded is loaded again by the next one."""
+        return self.state in {"ready", "unloaded"}
 
     def public(self, model: str) -> dict[str, Any]:
         """What anyone may see: no paths of the machine, no log."""

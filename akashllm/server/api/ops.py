@@ -59,7 +59,7 @@ async def root(request: Request) -> Response:
 @router.api_route("/health", methods=["GET", "HEAD"])
 @public
 async def health(request: Request) -> Response:
-    """200 while a request would be answered now, 503 otherwise; with a key also what the engine wrote last."""
+    """200 while a request would be answered, 503 otherwise; with a key also what the engine wrote last."""
     state = _health(request)
     name = _runtime(request).serves()[0]
     detailed = bool(request.app.state.settings.keys) and authorised(request)
