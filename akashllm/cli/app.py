@@ -48,6 +48,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 app = typer.Typer(
     name="akashllm",
     help="From a model's name to a private, verified endpoint on the Akash Network, or on this machine.",
+    epilog="Deployments are recorded in ~/.local/state/akashllm; AKASHLLM_HOME names another directory.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

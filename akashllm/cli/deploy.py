@@ -33,11 +33,17 @@ MarketOption = Annotated[
 Port = Annotated[
     int | None,
     typer.Option(
-        "--port", min=1, max=65535, help="Port on this machine.  [default: any free one]", show_default=False
+        "--port",
+        metavar="PORT",
+        min=1,
+        max=65535,
+        help="Port on this machine.  [default: any free one]",
+        show_default=False,
     ),
 ]
 Timeout = Annotated[
-    float, typer.Option("--timeout", min=1, help="Seconds to wait for bids, and again for the model.")
+    float,
+    typer.Option("--timeout", metavar="SECONDS", min=1, help="Longest wait for bids, and again for the model."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and the SDL, and do nothing.")]
 

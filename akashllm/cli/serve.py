@@ -95,7 +95,8 @@ def serve(
 ) -> None:
     """Serve a model in the foreground.
 
-    On 127.0.0.1:11434 unless told otherwise; options override the environment's AKASHLLM_ variables. With --json one document says where, once the port answers; the log is on stderr.
+    On 127.0.0.1:11434 unless told otherwise; options override the environment's AKASHLLM_ variables. With
+    --json one document says where, once the port answers; the log is on stderr.
     """
     out = Out(json=json)
     try:

@@ -28,7 +28,9 @@ Junit = Annotated[
     Path | None,
     typer.Option("--junit", metavar="FILE", help="Write a JUnit report too.", show_default=False),
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=1, help="Seconds that one request may take.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Longest time for one request.")
+]
 
 
 def smoke_test(

@@ -22,7 +22,7 @@ from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, Of
 from akashllm.market.local_files import MARK, Lodging, Ordered, RunRecord, RunSpec, lodgings, new_lodging
 from akashllm.market.local_run import HELD
 from akashllm.market.logfile import follow, read_tail
-from akashllm.market.processes import kill, supported, with_variable
+from akashllm.market.processes import family, kill, supported
 from akashllm.sdl import load, manifest_json
 from akashllm.state.private import write_private
 
@@ -246,7 +246,7 @@ class LocalMarket:
         record, spec = lodging.record(), lodging.spec()
         if record is not None and record.supervisor.signal(SIGTERM):
             record.supervisor.wait((spec.grace if spec else 0) + 5)
-        kill(with_variable(MARK, str(lodging.directory)))
+        kill(family(MARK, str(lodging.directory)))
 
     def _check_machine(self) -> None:
         if not supported():

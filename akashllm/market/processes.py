@@ -127,6 +127,13 @@ def with_variable(name: str, value: str) -> list[Process]:
     return found
 
 
+def family(name: str, value: str) -> list[Process]:
+    """As `with_variable`, and everything below those: a child may have been given another environment."""
+    marked = with_variable(name, value)
+    below = (Process.of(pid) for parent in marked for pid in descendants(parent.pid))
+    return list(dict.fromkeys([*marked, *(process for process in below if process is not None)]))
+
+
 def kill(processes: Iterable[Process], *, wait: float = 5.0) -> None:
     """End processes at once, and wait until they are gone."""
     doomed = [process for process in processes if process.signal(signal.SIGKILL)]
