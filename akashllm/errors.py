@@ -17,6 +17,12 @@
     ├── StateError                   exit 4   the record of deployments is unreadable, newer or locked
     │   └── NoSuchDeployment                  no deployment has that name, dseq or prefix
     ├── MarketError                  exit 5   a market or a provider refused or failed
+    │   ├── KeyRefused               exit 6   no key for the market, or one that it does not accept
+    │   ├── NotEnoughMoney           exit 7   the account cannot pay for what was asked
+    │   ├── MarketUnavailable        exit 8   no answer, too many requests, or maintenance: try later
+    │   ├── NoBids                   exit 9   nobody bids, or no bid will do
+    │   ├── BidGone                  exit 5   the bid that was to be taken is no longer open
+    │   └── ProviderFailed           exit 10  a provider failed, or is not who it says it is
     └── ServiceError                 HTTP     what the service answers (see `http_status`)
         ├── BadRequest               400
         │   ├── ContextOverflow      400      prompt and context sizes are both in the message
@@ -121,6 +127,47 @@ class MarketError(AkashllmError):
     """A market or a provider refused, failed, or cannot be used from here."""
 
     exit_code = 5
+
+
+class KeyRefused(MarketError):
+    """There is no key for the market, it is malformed, or the market does not accept it."""
+
+    exit_code = 6
+
+
+class NotEnoughMoney(MarketError):
+    """The account cannot pay: it is empty, or a trial does not cover this."""
+
+    exit_code = 7
+
+
+class MarketUnavailable(MarketError):
+    """The market does not answer, answers nonsense, or asks to be left alone for a while.
+
+    `acted` is None where a call may or may not have been carried out, and False where it was certainly not.
+    """
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, hint: str = "", acted: bool | None = False) -> None:
+        super().__init__(message, hint=hint)
+        self.acted = acted
+
+
+class NoBids(MarketError):
+    """Nobody has bid, or none of the bids is what was asked for."""
+
+    exit_code = 9
+
+
+class BidGone(MarketError):
+    """The bid that was to be taken is no longer open."""
+
+
+class ProviderFailed(MarketError):
+    """A provider ended the lease, never started the service, or cannot prove who it is."""
+
+    exit_code = 10
 
 
 class ServiceError(AkashllmError):

@@ -44,7 +44,12 @@ class Screening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bid:
-    """An offer for one order. `amount` is in `denom` a block; amounts of two denominations never compare."""
+    """An offer for one order. `amount` is in `denom` a block; amounts of two denominations never compare.
+
+    gpu         market name of the GPU that the offer names, empty where it names none
+    uptime      share of the last week that the provider was seen, 0 to 1; None: not known
+    incidents   times in the last week that it was not
+    """
 
     provider: str
     amount: Decimal
@@ -55,6 +60,8 @@ class Bid:
     audited: bool = False
     region: str = ""
     gpu: str = ""
+    uptime: float | None = None
+    incidents: int = 0
 
     @property
     def key(self) -> str:
