@@ -93,9 +93,10 @@ def build(
     sizes: Sizes = False,
     json: opt.Json = False,
 ) -> None:
-    """Build an engine's image from this akashllm; with --push, push it and pin its digest.
+    """Build an engine's image from this akashllm.
 
-    Without --repository the image stays on this machine. Credentials are those of `docker login`.
+    With --push, push it and pin its digest. Without --repository the image stays on this machine. Credentials
+    are those of `docker login`.
     """
     from akashllm import images
 
@@ -149,10 +150,10 @@ def build(
 
 
 def images(image: ImageName = None, *, remote: Download = False, json: opt.Json = False) -> None:
-    """The images that were built here, with their sizes and digests; or one image with its layers.
+    """The images that were built here.
 
-    With --remote nothing is asked of Docker: the image's registry tells its digest and what a provider would
-    have to download.
+    With their sizes and digests; or one image with its layers. With --remote nothing is asked of Docker: the
+    image's registry tells its digest and what a provider would have to download.
     """
     from akashllm.images import look, pinned, pins
 
@@ -200,7 +201,7 @@ def images(image: ImageName = None, *, remote: Download = False, json: opt.Json 
 
 
 def doctor(*, reach: Reach = None, json: opt.Json = False) -> None:
-    """Look whether this machine has what akashllm needs, and say what to do about what it lacks."""
+    """Say what this machine lacks, and what to do."""
     from akashllm.images.doctor import Finding, examine
 
     out = Out(json=json)

@@ -49,6 +49,9 @@ ILL: dict[str, tuple[tuple[str, ...], int]] = {
     "render": (("--check", "--output", "{tmp}"), 1),
     "validate": (("{tmp}/none.yaml",), 2),
     "manifest": (("{tmp}/none.yaml",), 2),
+    "build": (("--engine", "nothing"), 2),
+    "images": (("--nope",), 2),
+    "doctor": (("--nope",), 2),
     "version": (("--nope",), 2),
 }
 """A way in which each command fails, and its exit code."""
