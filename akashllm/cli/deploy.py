@@ -127,7 +127,7 @@ def verify(url: str, *, api_key: str, model: str, progress: Progress) -> Verdict
         url,
         api_key=api_key,
         model=model,
-        on_result=lambda result: progress.check(result.name, result.verdict, result.reason),
+        on_result=lambda result: progress.check(result.title, result.verdict, result.reason),
     )
 
 

@@ -60,7 +60,7 @@ def smoke_test(
             only=only or None,
             insecure=insecure,
             timeout=timeout,
-            on_result=lambda result: progress.check(result.name, result.verdict, result.reason),
+            on_result=lambda result: progress.check(result.title, result.verdict, result.reason),
         )
     out.lines(report.lines())
     if junit:

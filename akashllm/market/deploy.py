@@ -239,7 +239,8 @@ class Deployer:
             health = self.ask(url, work.key)
             if health.state == "failed":
                 self._give_up(work, health.reason or "the service says that it failed")
-            self.progress.loading(100.0 if health.state == "ready" else health.percent, health.state)
+            words = "the port is not open yet" if health.state == "unreachable" else health.state
+            self.progress.loading(100.0 if health.state == "ready" else health.percent, words)
             return health.state == "ready"
 
         self._until(work, ready, "the model is not ready")

@@ -19,6 +19,11 @@ class Result:
     reason: str
     seconds: float
 
+    @property
+    def title(self) -> str:
+        """The name, with the dialect where there is one."""
+        return f"{self.name} ({self.dialect})" if self.dialect else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
