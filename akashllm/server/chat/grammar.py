@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from akashllm.server.chat.closing import closed
 from akashllm.server.chat.stream import Marks
 from akashllm.server.domain import Constraint, Tool
 
@@ -47,7 +48,7 @@ class Lark:
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """A rule for JSON of that schema, spaced as models write it."""
-        return self.rule(f"%json {json.dumps({**schema, 'x-guidance': _AS_WRITTEN})}")
+        return self.rule(f"%json {json.dumps({**closed(schema), 'x-guidance': _AS_WRITTEN})}")
 
     def text_until(self, mark: str) -> str:
         """A rule for any text that ends with the first `mark`."""

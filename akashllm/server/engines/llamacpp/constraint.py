@@ -17,6 +17,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from llguidance.llamacpp import lltokenizer_from_vocab
 
 from akashllm.errors import BadRequest
+from akashllm.server.chat.closing import closed
 from akashllm.server.domain import Constraint
 from akashllm.server.engines.llamacpp.sampling import Row
 from akashllm.server.engines.llamacpp.vocabulary import Vocabulary
@@ -168,7 +169,7 @@ def _checked_schema(text: str) -> str:
                 inner.extend(value)
         level = [value for value in inner if isinstance(value, dict | list)]
         if not level:
-            return json.dumps({**schema, "x-guidance": _JSON_OPTIONS})
+            return json.dumps({**closed(schema), "x-guidance": _JSON_OPTIONS})
     message = f"the JSON Schema is nested deeper than {MAX_DEPTH} levels"
     raise BadRequest(message, param="constraint")
 
