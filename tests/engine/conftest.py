@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,8 @@ async def engine() -> AsyncIterator[LlamaCppEngine]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that use the session's engine run in the session's loop."""
+    here = Path(__file__).parent
     for item in items:
-        if "engine" in getattr(item, "fixturenames", ()):
+        if here in item.path.parents and "engine" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
             item.add_marker(pytest.mark.engine)
