@@ -1,0 +1,444 @@
+"""Any server that speaks OpenAI's or Ollama's dialect, as an engine behind our guard and both our dialects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from time import monotonic
+
+import msgspec
+
+from akashllm.errors import BadRequest, Busy, EngineDied, EngineFailed, ServiceError
+from akashllm.server.domain import (
+    ChatPrompt,
+    Done,
+    Embedding,
+    Embeddings,
+    EngineStats,
+    Event,
+    Generation,
+    Message,
+    ModelInfo,
+)
+from akashllm.server.engine import State, Watcher
+from akashllm.server.engines.upstream import fitting
+from akashllm.server.engines.upstream.dialect import Dialect, Known
+from akashllm.server.engines.upstream.discovery import Wish, discover, loaded
+from akashllm.server.engines.upstream.faults import LOADING, OVERFLOW, garbage
+from akashllm.server.engines.upstream.link import Link, Silent, Unreachable, objects, payloads
+from akashllm.server.engines.upstream.ollama import OllamaDialect
+from akashllm.server.engines.upstream.openai import OpenAIDialect
+from akashllm.server.engines.upstream.several import several
+
+log = logging.getLogger("akashllm.engine")
+
+PATIENCE = 30.0
+"""Seconds a load waits for an upstream that is not there yet; one that loads its model is waited for longer."""
+
+INTERVAL = 10.0
+"""Seconds between two looks at an upstream that is well."""
+
+BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds before the first, second ... new attempt to reach one that is not; the last from then on."""
+
+_LOOK = 5.0
+_STRIKES = 3
+_ATTEMPTS = 8
+_DRAIN = 1.0
+
+
+class GivenUp(EngineFailed):
+    """Trying again would not help, unless somebody asks for it."""
+
+
+class UpstreamEngine:
+    """Implements `akashllm.server.engine.Engine` over HTTP.
+
+    url      where the upstream answers, without `/v1` or `/api`
+    model    what it calls the model; empty: the first it lists
+    dialect  openai, ollama, or auto
+    context  tokens one request may use; 0: what the upstream allows
+
+    `ready` means that a token came out. An upstream that goes away makes the state `failed` with the reason;
+    it is looked for until it is back, and then the state is `ready` again without anybody asking.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        model: str = "",
+        key: str | None = None,
+        dialect: str = "auto",
+        context: int = 0,
+        slots: int = 8,
+        patience: float = PATIENCE,
+        interval: float = INTERVAL,
+        link: Link | None = None,
+    ) -> None:
+        self._link = link or Link(url, key)
+        self._wish = Wish(name=name, model=model, dialect=dialect, context=context, slots=slots)
+        self._patience = patience
+        self._interval = interval
+        self._info = ModelInfo(name=name, format="", context=context, slots=slots)
+        self._known: Known | None = None
+        self._dialect: Dialect | None = None
+        self._state: State = "unloaded"
+        self._watchers: list[Watcher] = []
+        self._lock = asyncio.Lock()
+        self._look = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._stats = EngineStats(slots=slots)
+        self._over = False
+        self.reason = ""
+
+    # --- the Engine protocol -------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Which engine this is."""
+        return "upstream"
+
+    @property
+    def state(self) -> State:
+        """Where the upstream is, as far as was seen."""
+        return self._state
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model, as the upstream describes it."""
+        return self._info
+
+    @property
+    def digest(self) -> str | None:
+        """Of the model, if the upstream tells."""
+        return self._known.digest if self._known is not None else None
+
+    @property
+    def flavour(self) -> str:
+        """Which server the upstream turned out to be; empty before it was reached."""
+        return self._known.flavour if self._known is not None else ""
+
+    def watch(self, watcher: Watcher) -> None:
+        """Have `watcher` called on every change of state."""
+        self._watchers.append(watcher)
+
+    async def load(self) -> None:
+        """Reach the upstream and see a token come out of it. Raises `EngineFailed` with the reason."""
+        async with self._lock:
+            if self._state == "ready":
+                return
+            first = self._state == "unloaded"
+            if first:
+                self._set("starting", f"looking for the upstream at {self._link.shown}")
+            try:
+                await self._until_ready(self._patience if first else 0.0)
+            except ServiceError as error:
+                self._failed(error)
+                raise _failure(error) from error
+            finally:
+                if self._keeper is None:
+                    self._keeper = asyncio.create_task(self._keep(), name="watch the upstream")
+
+    async def unload(self) -> None:
+        """Have Ollama give the memory back; other upstreams keep their model whatever is said."""
+        await self._leave()
+        if self._known is not None and self._known.flavour == "ollama":
+            body = {"model": self._known.model, "keep_alive": 0}
+            try:
+                await self._link.ask("POST", "/api/generate", body, within=_LOOK)
+            except ServiceError as error:
+                log.warning("the upstream did not unload the model: %s", error.message)
+        self._set("unloaded", "")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._leave()
+        await self._link.close()
+        self._set("unloaded", "")
+
+    async def generate(self, request: Generation) -> AsyncIterator[Event]:
+        """The events of one request; closing the iterator closes the connection, which cancels it upstream."""
+        dialect = await self._ready()
+        one_by_one = request.n > 1 and not dialect.choices
+        source = several(request, self._answer) if one_by_one else self._answer(request)
+        self._count(running=1)
+        try:
+            async with contextlib.aclosing(source) as events:
+                async for event in events:
+                    if isinstance(event, Done):
+                        usage = event.usage
+                        self._count(
+                            prompt_tokens=usage.prompt_tokens,
+                            cached_tokens=usage.cached_tokens,
+                            completion_tokens=usage.completion_tokens,
+                        )
+                    yield event
+        finally:
+            self._count(running=-1)
+
+    async def embed(self, request: Embedding) -> Embeddings:
+        """One vector an input. Dimensions are cut and lengths made 1 here, whatever the upstream can."""
+        dialect = await self._ready()
+        asked = request
+        for _ in range(_ATTEMPTS):
+            path, body = dialect.embedding(asked)
+            try:
+                answer = await self._link.ask("POST", path, body)
+                break
+            except BadRequest as error:
+                shorter = fitting.shorter_inputs(asked, error) if error.code == OVERFLOW else None
+                if shorter is None:
+                    raise
+                asked = shorter
+            except ServiceError as error:
+                self._notice(error)
+                raise
+        else:
+            raise BadRequest("the input is too long, even when it is cut", code=OVERFLOW, param="input")
+        found = dialect.embeddings(answer)
+        sizes = {len(vector) for vector in found.vectors}
+        if len(found.vectors) != len(request.inputs) or len(sizes) > 1 or 0 in sizes:
+            raise garbage(f"{len(found.vectors)} vectors for {len(request.inputs)} inputs")
+        return await asyncio.to_thread(fitting.finished, found, request)
+
+    async def tokenize(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
+        """Token ids of `text`, where the upstream has a route for that."""
+        dialect = await self._ready()
+        path, body = dialect.tokens(text, special=special, bos=bos)
+        answer = await self._link.ask("POST", path, body)
+        tokens = answer.get("tokens") if isinstance(answer, dict) else None
+        if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
+            raise garbage("tokens that are no list of numbers")
+        return tokens
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        """Text of `tokens`, where the upstream has a route for that."""
+        dialect = await self._ready()
+        path, body = dialect.text(tokens)
+        size = self._info.vocab_size
+        if any(token < 0 or (size and token >= size) for token in tokens):
+            raise BadRequest(f"a token id is outside the vocabulary of {size}")
+        answer = await self._link.ask("POST", path, body)
+        text = (answer.get("content") or answer.get("prompt")) if isinstance(answer, dict) else None
+        return text if isinstance(text, str) else ""
+
+    def stats(self) -> EngineStats:
+        """What passes through; what the upstream does besides is not known."""
+        return self._stats
+
+    # --- one request ---------------------------------------------------------------------------------------
+
+    async def _ready(self) -> Dialect:
+        await self.load()
+        if self._dialect is None:
+            raise EngineFailed("the upstream was never reached")
+        return self._dialect
+
+    async def _answer(self, request: Generation) -> AsyncGenerator[Event]:
+        """One answer, with the oldest messages dropped where that is wanted and the upstream cannot do it."""
+        for _ in range(_ATTEMPTS):
+            began = False
+            try:
+                async with contextlib.aclosing(self._once(request)) as events:
+                    async for event in events:
+                        began = True
+                        yield event
+            except BadRequest as error:
+                fewer = None if began or error.code != OVERFLOW else fitting.fewer_messages(request, error)
+                if fewer is None:
+                    raise
+                request = fewer
+            else:
+                return
+        raise BadRequest("the messages do not fit the context, even without the oldest", code=OVERFLOW)
+
+    async def _once(self, request: Generation) -> AsyncGenerator[Event]:
+        dialect = self._dialect
+        if dialect is None:
+            raise EngineFailed("the upstream was never reached")
+        asked = dialect.ask(request)
+        reader = asked.reader
+        try:
+            async with contextlib.aclosing(self._link.lines(asked.path, asked.body)) as lines:
+                source = payloads(lines) if asked.events else objects(lines)
+                async with contextlib.aclosing(source) as parts:
+                    async for part in parts:
+                        for event in reader.feed(part):
+                            yield event
+                        if reader.over:
+                            break
+                    for event in reader.end():
+                        yield event
+                    # A connection that is read to its end serves the next request too.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_DRAIN):
+                            async for _ in parts:
+                                pass
+        except ServiceError as error:
+            self._notice(error)
+            raise
+
+    def _notice(self, error: ServiceError) -> None:
+        """An upstream that cannot be reached, or that broke off, is looked after at once."""
+        if self._state != "ready":
+            return
+        if isinstance(error, Unreachable):
+            self._fall(error.message)
+        elif isinstance(error, EngineDied):
+            self._look.set()
+
+    def _count(self, **changes: int) -> None:
+        values = {name: getattr(self._stats, name) + change for name, change in changes.items()}
+        self._stats = msgspec.structs.replace(self._stats, **values)
+
+    # --- coming and going ----------------------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        """See to it that there is an upstream. Raises `Unreachable` to be asked again soon, else why not."""
+
+    async def _until_ready(self, patience: float) -> None:
+        """Connect, again and again for a while; for as long as it takes while the upstream loads its model."""
+        began = monotonic()
+        attempt = 0
+        while True:
+            try:
+                await self._prepare()
+                await self._connect()
+            except Unreachable:
+                if monotonic() - began >= patience:
+                    raise
+            except Busy as error:
+                if error.code == LOADING:
+                    self._set("loading", error.message)
+                elif monotonic() - began >= patience:
+                    raise
+            else:
+                return
+            await asyncio.sleep(BACK_OFF[min(attempt, len(BACK_OFF) - 1)])
+            attempt += 1
+
+    async def _connect(self) -> None:
+        """Find out what it is, and have it say one token."""
+        known = await discover(self._link, self._wish)
+        self._dialect = OllamaDialect(known) if known.flavour == "ollama" else OpenAIDialect(known)
+        self._known = known
+        self._info = known.info
+        if self._state != "failed":
+            self._set("loading", "waiting for a first token")
+        embeds = await self._embeds()
+        try:
+            await self._speak()
+        except BadRequest:
+            if not embeds:
+                raise
+            self._info = msgspec.structs.replace(self._info, capabilities=("embedding",))
+        if known.flavour == "ollama":
+            changes = {key: value for key, value in (await loaded(self._link, known)).items() if value}
+            self._info = msgspec.structs.replace(self._info, **changes)
+        self._set("ready", "", 100.0)
+
+    async def _embeds(self) -> bool:
+        """Whether it makes embeddings: told, or tried. Ollama is not asked: it would load the model twice."""
+        info, known = self._info, self._known
+        if known is None or self._dialect is None or known.flavour in {"ollama", "akashllm"}:
+            return "embedding" in info.capabilities
+        path, body = self._dialect.embedding(Embedding(id="probe", model=info.name, inputs=("a",)))
+        try:
+            found = self._dialect.embeddings(await self._link.ask("POST", path, body))
+        except Unreachable:
+            raise
+        except ServiceError:
+            return False
+        if found.vectors:
+            self._info = msgspec.structs.replace(
+                info,
+                capabilities=(*info.capabilities, "embedding"),
+                embedding_length=len(found.vectors[0]),
+            )
+        return bool(found.vectors)
+
+    async def _speak(self) -> None:
+        """One token of an answer."""
+        prompt = ChatPrompt(messages=(Message(role="user", content="Hi"),), think=False)
+        if "thinking" not in self._info.capabilities:
+            prompt = msgspec.structs.replace(prompt, think=None)
+        request = Generation(id="probe", model=self._info.name, prompt=prompt, max_tokens=1)
+        async with contextlib.aclosing(self._once(request)) as events:
+            async for _ in events:
+                pass
+
+    async def _keep(self) -> None:
+        """Look after the upstream: see when it goes, and when it comes back."""
+        strikes = attempt = 0
+        while True:
+            well = self._state == "ready"
+            pause = self._interval if well else BACK_OFF[min(attempt, len(BACK_OFF) - 1)]
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), pause)
+            self._look.clear()
+            if self._state == "ready":
+                strikes = await self._check(strikes)
+                attempt = 0
+            elif self._state == "failed" and not self._over:
+                attempt += 1
+                await self._again()
+
+    async def _check(self, strikes: int) -> int:
+        """Ask an upstream that is well whether it still is; how many times in a row it was not."""
+        path = "/api/version" if self.flavour == "ollama" else "/v1/models"
+        try:
+            await self._link.ask("GET", path, within=_LOOK)
+        except Busy:
+            return 0
+        except ServiceError as error:
+            strikes += 1
+            if strikes >= _STRIKES or (isinstance(error, Unreachable) and not isinstance(error, Silent)):
+                self._fall(error.message)
+                return 0
+            self._look.set()
+            return strikes
+        return 0
+
+    async def _again(self) -> None:
+        async with self._lock:
+            if self._state != "failed":
+                return
+            try:
+                await self._prepare()
+                await self._connect()
+            except ServiceError as error:
+                self._failed(error)
+
+    def _failed(self, error: ServiceError) -> None:
+        self._over = isinstance(error, GivenUp)
+        self._set("failed", error.message)
+
+    def _fall(self, words: str) -> None:
+        log.warning("the upstream is gone: %s", words)
+        self._count(restarts=1)
+        self._set("failed", words)
+        self._look.set()
+
+    async def _leave(self) -> None:
+        """Stop looking after the upstream."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+
+    def _set(self, state: State, reason: str, percent: float | None = None) -> None:
+        if (state, reason) == (self._state, self.reason) and percent is None:
+            return
+        self._state, self.reason = state, reason
+        for watcher in self._watchers:
+            watcher(state, reason, percent)
+
+
+def _failure(error: ServiceError) -> EngineFailed:
+    if isinstance(error, EngineFailed):
+        return error
+    return EngineFailed(f"the upstream cannot serve the model: {error.message}", hint=error.hint)
