@@ -46,7 +46,7 @@ def default_tag(*, cpu: bool) -> str:
 
 def local_name(engine: EngineName, *, cpu: bool, tag: str | None = None) -> ImageReference:
     """What an image is called on this machine, and in a plan that names no image."""
-    return ImageReference(f"akashllm/{engine}", tag or default_tag(cpu=cpu))
+    return ImageReference(f"akashllm/{engine}", default_tag(cpu=cpu) if tag is None else tag)
 
 
 def remote_name(repository: str, engine: EngineName, *, cpu: bool, tag: str | None = None) -> ImageReference:
@@ -54,7 +54,7 @@ def remote_name(repository: str, engine: EngineName, *, cpu: bool, tag: str | No
     name = ImageReference.parse(repository)
     if name.tag or name.digest:
         raise UsageError("--repository names a repository only", hint="give the tag with --tag")
-    return ImageReference(name.name, tag or f"{engine}-{default_tag(cpu=cpu)}")
+    return ImageReference(name.name, f"{engine}-{default_tag(cpu=cpu)}" if tag is None else tag)
 
 
 def check_platform(platform: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class DockerEngine:
             where = _where(environ)
             address = _USERINFO.sub("", where.get("base_url") or DEFAULT_ADDRESS)
             try:
+                _knock(address)
                 probe = docker.APIClient(version="auto", timeout=PATIENCE, **where)
             except (DockerException, requests.RequestException, OSError) as error:
                 raise _absent(address, error) from None
@@ -168,9 +170,16 @@ def _where(environ: Mapping[str, str]) -> dict[str, Any]:
     return where
 
 
+def _knock(address: str) -> None:
+    """Try a Unix socket before the SDK does: it leaks its own when nobody answers, and hides why."""
+    if address.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(PATIENCE)
+            probe.connect(address.removeprefix("unix://"))
+
+
 def _absent(address: str, error: Exception) -> Unreachable:
-    text = str(error)
-    if "PermissionError" in text or "Permission denied" in text:
+    if isinstance(error, PermissionError) or "Permission denied" in str(error):
         return Unreachable(
             f"this user may not use the Docker engine at {address}",
             hint="add yourself to the group docker (sudo usermod -aG docker $USER) and log in again",

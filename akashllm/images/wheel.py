@@ -82,7 +82,13 @@ def _metadata() -> Iterator[tuple[str, bytes]]:
     for file in distribution.files or ():
         parts = file.parts
         if len(parts) > 2 and parts[0].endswith(".dist-info") and parts[1] == "licenses":
-            yield "/".join(parts[1:]), Path(str(file.locate())).read_bytes()
+            newer = PACKAGE.parent.joinpath(*parts[2:])
+            here = newer if _checkout() and newer.is_file() else Path(str(file.locate()))
+            yield "/".join(parts[1:]), here.read_bytes()
+
+
+def _checkout() -> bool:
+    return (PACKAGE.parent / "pyproject.toml").is_file()
 
 
 def _hash(data: bytes) -> str:
