@@ -261,15 +261,43 @@ def test_embeddings(real: openai.OpenAI) -> None:
 
 def test_too_long(real: openai.OpenAI) -> None:
     """A prompt beyond the context is refused with both numbers; nothing is cut."""
-    for call in (
-        lambda: ask(real, "word " * 20_000),
-        lambda: real.completions.create(model="tiny", prompt="word " * 20_000),
-        lambda: real.embeddings.create(model="tiny", input="word " * 20_000),
+    for param, call in (
+        ("messages", lambda: ask(real, "word " * 20_000)),
+        ("prompt", lambda: real.completions.create(model="tiny", prompt="word " * 20_000)),
+        ("input", lambda: real.embeddings.create(model="tiny", input="word " * 20_000)),
     ):
         with pytest.raises(openai.BadRequestError) as caught:
             call()
-        assert caught.value.code == "context_length_exceeded"
-        assert caught.value.param in ("messages", "prompt", "input")
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+
+
+def test_a_constraint_that_cannot_be_used_is_named(real: openai.OpenAI) -> None:
+    """The error names the parameter the client sent, not the engine's word for it."""
+    nonsense = {"type": "nonsense"}
+    broken = {**WEATHER, "function": {**WEATHER["function"], "parameters": {"properties": {"city": nonsense}}}}
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": nonsense}}
+    for param, options in (
+        ("response_format", {"response_format": shape}),
+        ("grammar", {"extra_body": {"grammar": "root ::= ("}}),
+        ("tools", {"tools": [broken], "tool_choice": "required"}),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask(real, "Hello", **options)
+        assert caught.value.param == param
+
+
+def test_an_object_has_the_properties_its_schema_lists(real: openai.OpenAI) -> None:
+    """The model does not invent keys where a schema or a tool leaves `additionalProperties` out."""
+    properties = {"name": {"type": "string"}, "age": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": ["name", "age"]}
+    shape = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    question = "Li Hua is 33 years old and lives in Paris. Respond using JSON."
+    found = ask(real, question, response_format=shape)
+    assert json.loads(found.choices[0].message.content) == {"name": "Li Hua", "age": 33}
+    clock = {"name": "get_time", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "function", "function": clock}]
+    called = ask(real, "What time is it?", tools=tools, tool_choice="required")
+    assert called.choices[0].message.tool_calls[0].function.arguments == "{}"
 
 
 def test_hostile_requests_leave_the_engine_alive(real: openai.OpenAI) -> None:

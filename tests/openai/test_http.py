@@ -51,6 +51,10 @@ class TestMounts:
         """A text is embedded."""
         assert len(post(http, f"{base}/embeddings", input="x")["data"][0]["embedding"]) == 8
 
+    def test_models_with_a_slash(self, http: httpx.Client, base: str) -> None:
+        """A path that names no model is the list."""
+        assert http.get(f"{base}/models/").json() == http.get(f"{base}/models").json()
+
     def test_models(self, http: httpx.Client, base: str) -> None:
         """The list has each name, and each name of the list can be retrieved and asked."""
         found = http.get(f"{base}/models").json()

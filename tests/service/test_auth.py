@@ -245,7 +245,9 @@ async def test_an_open_service_refuses_strange_hosts_and_pages() -> None:
     """Without a key on loopback, another site's page can neither rebind a name nor post across origins."""
     async with serving() as service, service.client() as client:
         for host in ("evil.example", "evil.example:11434", "8.8.8.8", "localhost.evil.example"):
-            assert (await client.get("/api/tags", headers={"Host": host})).status_code == 403
+            refused = await client.get("/api/tags", headers={"Host": host})
+            assert refused.status_code == 403
+            assert "Host" in refused.json()["error"]
         for host in (
             "localhost",
             "127.0.0.1:1",
@@ -258,6 +260,7 @@ async def test_an_open_service_refuses_strange_hosts_and_pages() -> None:
         for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
             refused = await client.post("/api/chat", content=CHAT, headers={"Origin": origin})
             assert refused.status_code == 403
+            assert "AKASHLLM_CORS_ORIGINS" in refused.json()["error"]
         assert service.engine.requests == []
         same = await client.post("/api/chat", content=CHAT, headers={"Origin": service.url})
         assert same.status_code == 200

@@ -53,8 +53,6 @@ def test_ollama_says_what_go_says(body: bytes, words: str) -> None:
         b'{"a":Infinity}',
         b'{"a":-Infinity}',
         b'{"a":1e999}',
-        b'{"a":"\\ud800"}',
-        b'{"a":"\\udc00x"}',
         b'{"a":"\xff"}',
         b'{"a":"\xc0\xaf"}',
         b'{"a":"\x00"}',
@@ -77,6 +75,28 @@ def test_malformed_json_is_a_bad_request(body: bytes, dialect: Dialect) -> None:
     words = refused(body, dialect)
     assert 0 < len(words) < 300
     assert words.isprintable()
+
+
+@pytest.mark.parametrize("dialect", ["ollama", "openai"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\\ud83d", "\ufffd"),
+        ("\\uDC00x", "\ufffdx"),
+        ("\\ud83d\\ud83d\\ude00\\ude00", "\ufffd\U0001f600\ufffd"),
+        ("\\\\ud83d \\ud83d\\n", "\\ud83d \ufffd\n"),
+        ("\\\\\\ud83d", "\\\ufffd"),
+    ],
+)
+def test_half_a_surrogate_pair_is_mended(text: str, expected: str, dialect: Dialect) -> None:
+    """JavaScript sends half an emoji where a text was cut: it is U+FFFD, as in Go, and the rest is kept."""
+    assert decode(b'{"a":"%s"}' % text.encode(), dialect, DEFAULTS) == {"a": expected}
+
+
+@pytest.mark.parametrize("dialect", ["ollama", "openai"])
+def test_another_encoding_is_named(dialect: Dialect) -> None:
+    """A terminal that sends Latin-1 is told so."""
+    assert "UTF-8 (byte 9)" in refused('{"a":"caf\xe9"}'.encode("latin-1"), dialect)
 
 
 def test_only_the_first_value_counts_for_ollama() -> None:

@@ -17,7 +17,7 @@ import pytest
 from akashllm.errors import Busy
 from akashllm.server.domain import Event, Generation
 from akashllm.testing.engine import Reply, ScriptedEngine
-from tests.service.support import complete, parse, post, serving, until
+from tests.service.support import Service, complete, exchange, parse, post, serving, until
 
 GENERATE = "/api/generate"
 CHAT = "/v1/chat/completions"
@@ -333,6 +333,21 @@ async def test_every_delta_is_sent_at_once() -> None:
             received += await reader.read(65536)
         assert b'"response":" two"' in received
         writer.close()
+
+
+@pytest.mark.parametrize("keep", ["close", "keep-alive"])
+def test_http_1_0_has_no_chunks(guarded: Service, keep: str) -> None:
+    """A client of HTTP/1.0 reads until the connection ends; what has a length may keep the connection."""
+    request = post("/api/generate", b'{"model":"tiny","prompt":"hi"}', Connection=keep)
+    raw = exchange(guarded.port, request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert b" 200 " in head
+    assert b"transfer-encoding" not in head.lower()
+    assert json.loads(body.splitlines()[-1])["done"] is True
+    whole = exchange(
+        guarded.port, b"GET / HTTP/1.0\r\nHost: localhost\r\nConnection: %s\r\n\r\n" % keep.encode()
+    )
+    assert whole.endswith(b"Ollama is running")
 
 
 async def test_framing_survives_any_text() -> None:

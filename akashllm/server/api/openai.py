@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from akashllm.errors import BadRequest, ContextOverflow, Forbidden, ModelNotFound
+from akashllm.errors import BadRequest, ContextOverflow, Forbidden, ModelNotFound, ServiceError
 from akashllm.server.api.merging import merge
 from akashllm.server.domain import Event, ModelInfo
 from akashllm.server.guard.body import read_json
@@ -89,7 +89,7 @@ async def embeddings(request: Request) -> Response:
     call = wire.read_embedding(body, **asked)
 
     async def answer() -> bytes:
-        with _blaming("input"):
+        with _blaming({"prompt": "input"}):
             return wire.embedding_answer(call, await _runtime(request).embed(call.embedding))
 
     return await whole(request, answer(), error=wire.error_body)
@@ -104,7 +104,9 @@ async def list_models(request: Request) -> Response:
 
 @router.get("/models/{name:path}", summary="Describe a model")
 async def retrieve_model(request: Request, name: str) -> Response:
-    """The model, under any name that a request may use. Names may have slashes and colons."""
+    """The model, under any name that a request may use. Names may have slashes and colons; none is the list."""
+    if not name:
+        return await list_models(request)
     runtime = _runtime(request)
     _resolve(runtime, name)
     return _json(wire.model_answer(name, _created(runtime), runtime.engine.info.context))
@@ -142,13 +144,24 @@ async def _prompt_texts(runtime: Runtime, call: wire.CompletionCall) -> list[str
 
 
 @contextlib.contextmanager
-def _blaming(param: str) -> Any:
-    """Name the parameter of this dialect that made the prompt too long."""
+def _blaming(names: Mapping[str, str]) -> Any:
+    """Name the parameter of this dialect that is at fault, instead of the engine's word for it."""
     try:
         yield
-    except ContextOverflow as error:
-        error.param = error.param or param
+    except ServiceError as error:
+        if error.param is None and isinstance(error, ContextOverflow):
+            error.param = "prompt"
+        error.param = names.get(error.param or "", error.param)
         raise
+
+
+_SOURCES = {"gbnf": "grammar", "json_object": "response_format", "json_schema": "response_format"}
+
+
+def _names(call: wire.Call, prompt: str) -> dict[str, str]:
+    """What this dialect calls the prompt, and what the constraint of this request came from."""
+    constraint = call.generations[0].constraint
+    return {"prompt": prompt, "constraint": "tools" if constraint is None else _SOURCES[constraint.kind]}
 
 
 _Numbered = AsyncGenerator[tuple[int, Event]]
@@ -157,7 +170,7 @@ _Numbered = AsyncGenerator[tuple[int, Event]]
 async def _events(runtime: Runtime, call: wire.Call, param: str) -> _Numbered:
     """The events of all generations of a request, as many at once as there are slots for their choices."""
     at_once = max(1, runtime.engine.info.slots // call.generations[0].n)
-    with _blaming(param):
+    with _blaming(_names(call, param)):
         async with contextlib.aclosing(merge(call.generations, runtime.generate, at_once=at_once)) as events:
             async for numbered in events:
                 yield numbered

@@ -30,6 +30,15 @@ _STRUCTURE = b'"[]{},:'
 _NUMBERS = b".eE"
 _REST = bytes(byte for byte in range(256) if byte not in _STRUCTURE + _NUMBERS)
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_LONE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+"""Half a surrogate pair without the other half, as an escape."""
+_NEVER = b"\xff\xfe"
+"""Two bytes that UTF-8 does not have."""
+_MENDED = 4 * 1024 * 1024
+"""Bytes of a body up to which half pairs are mended: it holds up other requests meanwhile."""
 _AT = re.compile(r"\(byte (\d+)\)$")
 _GO_KINDS = {list: "array", str: "string", bool: "bool", int: "number", float: "number"}
 _GO_TYPES = {
@@ -119,10 +128,25 @@ def decode(body: bytes, dialect: Dialect, settings: Settings) -> Any:
         reason = str(error)
     except RecursionError:
         raise _too_deep(settings) from None
+    mended, halves = _mend(body)
+    if halves:
+        return decode(mended, dialect, settings)
     at = _AT.search(reason)
     if at is not None and "trailing characters" in reason and dialect == "ollama":
         return decode(body[: int(at[1]) - 1], dialect, settings)  # the position is one past the byte
     raise _malformed(body, reason, None if at is None else int(at[1]), dialect)
+
+
+def _mend(body: bytes) -> tuple[bytes, int]:
+    """`body` with U+FFFD for each half of a surrogate pair, as Go decodes it, and how many there were.
+
+    JavaScript cuts texts in the middle of an emoji and sends the half. Escaped backslashes stand aside
+    meanwhile, so that every backslash left begins an escape.
+    """
+    if len(body) > _MENDED or _NEVER in body:
+        return body, 0
+    mended, halves = _LONE.subn(rb"\\ufffd", body.replace(b"\\\\", _NEVER))
+    return mended.replace(_NEVER, b"\\\\"), halves
 
 
 def _malformed(body: bytes, reason: str, at: int | None, dialect: Dialect) -> BadRequest:
@@ -133,15 +157,22 @@ def _malformed(body: bytes, reason: str, at: int | None, dialect: Dialect) -> Ba
         if at is not None and at < len(body):
             what = reason.removeprefix("JSON is malformed: ")
             return BadRequest(f"invalid character {_shown(body[at])} in the JSON body: {what}")
-        return BadRequest("invalid JSON: a number or a string in it cannot be represented")
+        return BadRequest(f"invalid JSON: {_unrepresentable(body)}")
     if truncated:
         return BadRequest("the body is not valid JSON: it ends too early", code="invalid_json")
     if at is not None:
         what = reason.removeprefix("JSON is malformed: ")
         return BadRequest(f"the body is not valid JSON: {what}", code="invalid_json")
-    return BadRequest(
-        "the body is not valid JSON: a number or a string in it cannot be represented", code="invalid_json"
-    )
+    return BadRequest(f"the body is not valid JSON: {_unrepresentable(body)}", code="invalid_json")
+
+
+def _unrepresentable(body: bytes) -> str:
+    """What in a body that is JSON by its structure has no meaning."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"it is not in UTF-8 (byte {error.start})"
+    return "a number in it is out of range"
 
 
 def _shown(byte: int) -> str:

@@ -14,11 +14,11 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from akashllm.errors import BadRequest, ServiceError
+from akashllm.errors import BadRequest, Forbidden, ServiceError
 from akashllm.server import logs
 from akashllm.server.guard.dialect import error_response
 from akashllm.server.metrics import Metrics
-from akashllm.server.settings import Settings
+from akashllm.server.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +91,14 @@ class Edge:
             return error_response(scope["path"], BadRequest("the request has two lengths"))
         host = headers.get("host", "")
         if self._check_host and not self._known_host(host):
-            return Response(status_code=403)
+            words = "the Host header names neither this machine nor a private address"
+            return error_response(scope["path"], Forbidden(words))
         origin = headers.get("origin")
         if origin and self._check_origin and not self._own_origin(origin, host):
-            return Response(status_code=403)
+            words = (
+                f"pages of other origins may not call this service; {PREFIX}CORS_ORIGINS lists those that may"
+            )
+            return error_response(scope["path"], Forbidden(words))
         return None
 
     def _known_host(self, host: str) -> bool:
@@ -115,7 +119,7 @@ class Edge:
 
 def _request_id(scope: Scope) -> str:
     """The client's id if there is one and it is harmless, else a new one."""
-    given = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    given: list[bytes] = [value for name, value in scope["headers"] if name == b"x-request-id"]
     if len(given) == 1 and _SAFE_ID.fullmatch(given[0]):
         return given[0].decode()
     return uuid.uuid4().hex
