@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,8 +16,11 @@ from akashllm.cli import options as opt
 from akashllm.cli.out import Out, WithDocument
 from akashllm.cli.text import columns, safe
 from akashllm.errors import CheckFailed, UsageError
-from akashllm.images import Built, DockerEngine, Event, Image, OnEvent, Pin
 from akashllm.state import Home
+
+if TYPE_CHECKING:
+    # Docker's SDK is slow to import, and most commands do without it.
+    from akashllm.images import Built, Event, Image, OnEvent, Pin
 
 MIB = 1 << 20
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
@@ -116,7 +119,7 @@ def build(
     arguments = _arguments(build_arg or [])
     images.check_arguments(context, arguments)
     home = Home.find()
-    with DockerEngine.connect() as docker, _shown() as on_event:
+    with images.DockerEngine.connect() as docker, _shown() as on_event:
         out.talk(f"building {local} with the Docker engine at {docker.address}")
         if context.wheels:
             out.talk(f"from the wheelhouse: {', '.join(context.wheels)}")
@@ -155,7 +158,7 @@ def images(image: ImageName = None, *, remote: Download = False, json: opt.Json 
     With their sizes and digests; or one image with its layers. With --remote nothing is asked of Docker: the
     image's registry tells its digest and what a provider would have to download.
     """
-    from akashllm.images import look, pinned, pins
+    from akashllm.images import DockerEngine, look, pinned, pins
 
     out = Out(json=json)
     home = Home.find()

@@ -18,6 +18,7 @@ from akashllm.sdl import load, manifest_hash
 from akashllm.sdl import manifest as manifest_of
 from akashllm.sdl import validate as findings_of
 from akashllm.sdl.document import MAX_BYTES
+from akashllm.state import Home
 
 ModelOption = Annotated[
     str | None,
@@ -56,6 +57,7 @@ def render(
 
     All of images/ and sdl/ as the templates have them, or with --model the SDL of one model.
     """
+    from akashllm.images import settle
     from akashllm.render import check_files, render_sdl, repository_files, write_files
 
     out = Out(json=json)
@@ -82,6 +84,10 @@ def render(
             # The file is called as those in sdl/ are: the engine, then the model.
             stem = plan.name.removesuffix(f"-{plan.engine}")
             plan = dataclasses.replace(plan, name=f"{plan.engine}-{stem}")
+        fixed, warning = settle(plan.image, Home.find(), ask=image is not None)
+        if warning:
+            out.talk(f"warning: {warning}")
+        plan = dataclasses.replace(plan, image=fixed)
         files = {f"sdl/{plan.name}.yaml": render_sdl(plan)}
     if check:
         check_files(output, files)

@@ -18,6 +18,7 @@ from akashllm.images.pins import Pin, pinned, pins, remember
 from akashllm.images.push import Pushed, push
 from akashllm.images.reference import ImageReference
 from akashllm.images.registry import Remote, look, resolve
+from akashllm.images.settle import settle
 
 __all__ = [
     "Built",
@@ -44,4 +45,5 @@ __all__ = [
     "remember",
     "remote_name",
     "resolve",
+    "settle",
 ]

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from akashllm.cli.app import run
 from akashllm.digests import Sha256
 from akashllm.errors import StateError
-from akashllm.images import ImageReference, Pushed, pinned, pins, remember
+from akashllm.images import ImageReference, Pushed, local_name, pinned, pins, remember, settle
 from akashllm.state import Home
+from tests.images.conftest import free_port
+from tests.images.test_registry import image
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -100,3 +103,32 @@ def test_a_record_that_others_can_read_or_redirect_is_refused(home: Home, tmp_pa
     file.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StateError, match="symbolic link"):
         pins(home)
+
+
+def test_an_image_that_was_named_is_pinned_by_its_registry(home: Home, registry: str) -> None:
+    """A registry that answers pins the image; one that does not leaves the tag and says why."""
+    digest = image(registry, "me/settled", "1", [b"x"])
+    away = f"127.0.0.1:{free_port()}/me/x:1"
+
+    assert settle(f"{registry}/me/settled:1", home, ask=True) == (f"{registry}/me/settled:1@{digest}", "")
+    assert settle(away, home, ask=True) == (
+        away,
+        f"{away} stays unpinned: {away.split('/', maxsplit=1)[0]} cannot be reached",
+    )
+    assert "build --push" in settle("akashllm/vllm:1", home, ask=False)[1]
+
+
+def test_render_writes_the_digest_of_the_push(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An SDL names the pushed image by digest; before the push it has the tag, and a warning."""
+    monkeypatch.setenv("AKASHLLM_HOME", str(home.root))
+    command = ["render", "--model", "llama3", "--engine", "vllm", "--output", str(tmp_path)]
+    assert run(command) == 0
+    assert "warning: akashllm/vllm" in capsys.readouterr().err
+
+    remember(home, str(local_name("vllm", cpu=False)), pushed("vllm-1"), "linux/amd64")
+    assert run(command) == 0
+
+    assert "warning" not in capsys.readouterr().err
+    assert f"ghcr.io/me/x:vllm-1@{DIGEST}" in (tmp_path / "sdl/vllm-llama3.yaml").read_text()
