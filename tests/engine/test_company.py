@@ -114,6 +114,19 @@ async def test_a_prefix_is_evaluated_once() -> None:
         assert again.text == first.text
 
 
+async def test_a_prefix_survives_other_requests() -> None:
+    """A conversation that was put aside while others ran goes on from where it was, with the same words."""
+    async with running(slots=2) as engine:
+        story = "Once upon a time there was a king who had three sons. " * 12
+        first = await run(engine, text(story, max_tokens=12, ignore_eos=True))
+        others = [text(f"{animal} and fox went out. " * 20, max_tokens=3) for animal in ANIMALS]
+        await asyncio.gather(*(run(engine, one) for one in others))
+        again = await run(engine, text(story, max_tokens=12, ignore_eos=True))
+        assert again.started is not None
+        assert again.cached >= again.started.prompt_tokens - 2
+        assert again.text == first.text
+
+
 async def test_a_prefix_is_evaluated_once_even_while_it_is_being_evaluated() -> None:
     """Of requests that come at once with a common beginning, one evaluates it and the others wait for that."""
     async with running(slots=8) as engine:

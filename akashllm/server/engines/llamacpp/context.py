@@ -111,6 +111,17 @@ class Context:
         """Move the positions from `start` on."""
         api.llama_memory_seq_add(self.memory, sequence, start, -1, by)
 
+    def save(self, sequence: int) -> NDArray[np.uint8] | None:
+        """What the cache holds of a sequence, to be restored later."""
+        size = int(api.llama_state_seq_get_size(self.raw, sequence))
+        data = np.empty(size, np.uint8)
+        done = api.llama_state_seq_get_data(self.raw, _bytes_of(data), size, sequence)
+        return data[: int(done)] if done else None
+
+    def restore(self, sequence: int, data: NDArray[np.uint8]) -> bool:
+        """Put saved contents into an empty sequence; False if there is no room."""
+        return bool(api.llama_state_seq_set_data(self.raw, _bytes_of(data), len(data), sequence))
+
     def can_shift(self) -> bool:
         """Whether positions can be moved at all."""
         return bool(api.llama_memory_can_shift(self.memory))
@@ -120,6 +131,10 @@ class Context:
         if self.raw:
             api.llama_free(self.raw)
             self.raw = None
+
+
+def _bytes_of(data: NDArray[np.uint8]) -> Any:
+    return ctypes.cast(data.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
 
 
 def _address(function: Any) -> int:

@@ -10,12 +10,16 @@ from akashllm.server.engines.llamacpp.cells import Cells
 from akashllm.server.engines.llamacpp.compose import TILE
 from akashllm.server.engines.llamacpp.context import Context
 from akashllm.server.engines.llamacpp.prefix import Resident, faithful, leader, longest, usable
+from akashllm.server.engines.llamacpp.shelf import MIN_TOKENS, Kept, Shelf
 
 MIN_SHARED = 4
 """Tokens. A shorter common beginning costs more to share than to evaluate."""
 
 MIN_FOLLOWED = 16
 """Tokens. A shorter beginning is not worth waiting for."""
+
+RENT = 8192
+"""Idle cells times running sequences: beyond that, looking at them in every step costs too much."""
 
 
 class Pool:
@@ -31,6 +35,7 @@ class Pool:
         self._free = list(range(sequences - 1, -1, -1))
         self._whole = whole
         self._clock = count(1)
+        self.shelf = Shelf()
 
     def reserve(self, tokens: int) -> bool:
         """Have `tokens` cells free, giving up idle sequences, oldest first. False: not enough of them."""
@@ -50,29 +55,39 @@ class Pool:
 
     def evict(self) -> bool:
         """Give up the idle sequence that was used longest ago; False if there is none."""
-        idle = [resident for resident in self.residents.values() if resident.owner is None]
-        if not idle:
-            return False
-        self._drop(min(idle, key=lambda resident: resident.used))
-        return True
+        idle = self._idle()
+        if idle:
+            self._put_aside(idle[0])
+        return bool(idle)
 
-    def trim(self, most: int) -> None:
-        """Give up idle sequences until they hold at most `most` cells: every step looks at all of them."""
-        idle = sorted(
-            (resident for resident in self.residents.values() if resident.owner is None),
-            key=lambda resident: resident.used,
-        )
+    def tidy(self, *, running: int) -> None:
+        """Put idle sequences aside, the longest unused first: every step looks at their cells.
+
+        While others run only those are put aside that cost too much, because the cells they leave are taken by
+        the others out of order (see `compose`). On a quiet server the one used last stays.
+        """
+        idle = self._idle()
+        if not running:
+            for resident in idle[:-1]:
+                self._put_aside(resident)
+            return
         held = sum(len(resident.cells) for resident in idle)
         for resident in idle:
-            if held <= most:
+            if held <= RENT // running:
                 return
             held -= len(resident.cells)
-            self._drop(resident)
+            self._put_aside(resident)
+
+    def _idle(self) -> list[Resident]:
+        """Sequences nobody decodes in, the longest unused first."""
+        idle = [resident for resident in self.residents.values() if resident.owner is None]
+        return sorted(idle, key=lambda resident: resident.used)
 
     def expected(self, plan: array[int]) -> int:
         """How much of a plan is in the cache, or will be once those who run have come so far."""
         limit = len(plan) - 1
         _, here = longest(self.residents.values(), plan, whole=self._whole)
+        here = max(here, self.shelf.best(plan, whole=self._whole)[1])
         _, soon = (None, 0) if self._whole else leader(self.residents.values(), plan)
         return min(max(here, soon), limit)
 
@@ -86,7 +101,7 @@ class Pool:
         found. `exact` takes only what was evaluated as this plan, with `blocks` tokens in blocks, would be.
         """
         limit = len(plan) - 1
-        source, shared = longest(self.residents.values(), plan, whole=self._whole) if share else (None, 0)
+        source, shared = self._source(plan) if share else (None, 0)
         if self._whole and shared > limit:
             source, shared = None, 0
         shared = min(shared, limit)
@@ -96,7 +111,7 @@ class Pool:
         if source is None or shared < MIN_SHARED:
             resident = self._fresh()
             pure = shared = 0
-        elif source.owner is None and (len(source.tokens) - shared <= shared or not self._free):
+        elif source.owner is None and self._claimable(source, shared):
             resident = source
             self.truncate(resident, shared)
         else:
@@ -122,8 +137,8 @@ class Pool:
         """With no owner left: forget everything, unless a good part of this plan is there."""
         _, shared = longest(self.residents.values(), plan, whole=self._whole)
         if shared < TILE:
-            for resident in list(self.residents.values()):
-                self._drop(resident)
+            for resident in self._idle():
+                self._put_aside(resident)
             self.context.clear()
 
     def catch_up(self, resident: Resident, source: Resident, target: int, *, exact: bool) -> None:
@@ -180,15 +195,40 @@ class Pool:
         if not resident.tokens:
             self._drop(resident)
 
-    def drop(self, resident: Resident) -> None:
-        """Forget a sequence."""
-        resident.owner = None
+    def _source(self, plan: array[int]) -> tuple[Resident | None, int]:
+        """The sequence that has most of a plan, taken from the shelf if it lies there."""
+        source, shared = longest(self.residents.values(), plan, whole=self._whole)
+        kept, more = self.shelf.best(plan, whole=self._whole)
+        if kept is None or more < shared + MIN_TOKENS or not self.reserve(len(kept.tokens)):
+            return source, shared
+        resident = self._fresh(keep=source)
+        if not self.context.restore(resident.id, kept.data):
+            self._drop(resident)
+            return source, shared
+        resident.tokens = kept.tokens[:]
+        resident.blocks, resident.pure = kept.blocks, kept.pure
+        self.cells.take(resident.cells, len(kept.tokens))
+        return resident, more
+
+    def _claimable(self, source: Resident, shared: int) -> bool:
+        """Whether an idle sequence is better taken over than copied: cutting it leaves cells out of order."""
+        rest = len(source.tokens) - shared
+        quiet = all(other.owner is None for other in self.residents.values())
+        return not rest or not self._free or (quiet and rest <= shared)
+
+    def _put_aside(self, resident: Resident) -> None:
+        tokens = resident.tokens
+        others = (other for other in self.residents.values() if other is not resident)
+        known = longest(others, tokens)[1] == len(tokens)
+        if len(tokens) >= MIN_TOKENS and not known and not self.shelf.covers(tokens):
+            data = self.context.save(resident.id)
+            if data is not None:
+                self.shelf.put(Kept(tokens[:], data, resident.blocks, resident.pure))
         self._drop(resident)
 
     def _fresh(self, keep: Resident | None = None) -> Resident:
         if not self._free:
-            idle = [other for other in self.residents.values() if other.owner is None and other is not keep]
-            self._drop(min(idle, key=lambda other: other.used))
+            self._put_aside(next(other for other in self._idle() if other is not keep))
         resident = Resident(self._free.pop())
         self.residents[resident.id] = resident
         return resident

@@ -452,7 +452,7 @@ class Scheduler:
         resident, choice.resident = choice.resident, None
         if resident is not None:
             self.pool.release(resident)
-            self.pool.trim(self.pool.cells.size // 2)
+            self.pool.tidy(running=len(self.running))
 
     def _make_room(self, cells: int) -> bool:
         """Cells for the sequences that decode: idle ones go first, then the youngest goes back to the queue."""
