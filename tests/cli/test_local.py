@@ -65,7 +65,7 @@ def test_one_command_ends_in_a_verified_url(there: Run, home: Home) -> None:
     for line in (
         "price: free: this machine",
         "GiB  in all",
-        "[smoke] ok       chat: The capital of France is Paris.",
+        "[smoke] ok       chat (openai): The capital of France is Paris.",
     ):
         assert line in said.err
     assert "BROKEN" not in said.err

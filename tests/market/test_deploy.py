@@ -230,7 +230,7 @@ def test_progress_tells_the_steps_and_the_percentage(store: Store, order: Order)
     steps = [line.split(":")[0] for line in notes.said if ":" in line]
     assert steps == list(STEPS[:-1])
     assert [line for line in notes.said if ":" not in line] == [
-        "unreachable None",
+        "the port is not open yet None",
         "loading 50.0",
         "ready 100.0",
     ]

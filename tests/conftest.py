@@ -1,0 +1,14 @@
+"""For every test: no stopwatch in Hypothesis, and no setting of the person who runs them."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+settings.register_profile("akashllm", deadline=None, print_blob=True)
+settings.load_profile("akashllm")
+
+for name in [name for name in os.environ if name.startswith("AKASHLLM_") and "SKIP" not in name]:
+    if name not in {"AKASHLLM_CACHE"}:
+        del os.environ[name]
