@@ -79,7 +79,7 @@ def servers(model: Path, port: int, context: int) -> list[Server]:
     if native.exists():
         slots = f"-c {context * SLOTS} -np {SLOTS}"
         argv = f"{native} -m {model} --port {port} {slots} -t 1 -tb 1 --no-ui --log-disable"
-        found.append(Server("llama-server", tuple(argv.split()), {}))
+        found.append(Server("llama-server", tuple(argv.split()), {"LD_LIBRARY_PATH": str(native.parent)}))
     python = peers / "venv/bin/python"
     if python.exists():
         argv = f"{python} -m llama_cpp.server --model {model} --port {port} --n_ctx {context} --n_threads 1"
@@ -116,7 +116,8 @@ def running(server: Server, port: int) -> Iterator[None]:
             time.sleep(0.1)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
