@@ -9,6 +9,6 @@ from hypothesis import settings
 settings.register_profile("akashllm", deadline=None, print_blob=True)
 settings.load_profile("akashllm")
 
-for name in [name for name in os.environ if name.startswith("AKASHLLM_") and "SKIP" not in name]:
-    if name not in {"AKASHLLM_CACHE"}:
+for name in [name for name in os.environ if name.startswith("AKASHLLM_")]:
+    if name != "AKASHLLM_CACHE" and "SKIP" not in name:
         del os.environ[name]
