@@ -201,14 +201,18 @@ class BadRequest(ServiceError):
 
 
 class ContextOverflow(BadRequest):
-    """The prompt does not fit the context window. Both counts are in tokens."""
+    """The prompt does not fit the context window. Both counts are in tokens.
+
+    The first words are OpenAI's: clients that fall back to a larger model look for them (litellm's
+    exception_mapping_utils.py).
+    """
 
     code = "context_length_exceeded"
 
     def __init__(self, prompt_tokens: int, context: int, *, param: str | None = None) -> None:
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens and the context window of this model is "
-            f"{context} tokens: shorten the prompt, or serve the model with a larger context",
+            f"this model's maximum context length is {context} tokens and the prompt has {prompt_tokens} "
+            "input tokens: shorten the prompt, or serve the model with a larger context",
             param=param,
         )
         self.prompt_tokens = prompt_tokens

@@ -215,8 +215,8 @@ class TestErrors:
         assert caught.value.request_id
 
     def test_wrong_key(self, client: openai.OpenAI) -> None:
-        """A wrong key is an authentication error."""
-        with pytest.raises(openai.AuthenticationError) as caught:
+        """A wrong key is an authentication error, also to clients that look for OpenAI's words."""
+        with pytest.raises(openai.AuthenticationError, match="Incorrect API key provided") as caught:
             client.with_options(api_key="sk-wrong").models.list()
         assert caught.value.code == "invalid_api_key"
 

@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from akashllm.server.app import create_app, routes
-from akashllm.server.guard.auth import is_public
+from akashllm.server.guard.auth import MESSAGE, is_public
 from akashllm.server.settings import Settings
 from akashllm.testing.engine import ScriptedEngine
 from tests.service.support import KEY, Answer, Service, ask, exchange, parse, post, serving
@@ -98,7 +98,7 @@ def test_wrong_credentials_all_read_the_same(guarded: Service, lines: tuple[str,
     """No key, a wrong one and a malformed one get one and the same answer."""
     answer = ask(guarded.port, get("/api/tags", *lines))
     assert unauthorised(answer), (lines, answer)
-    assert answer.json() == {"error": "a valid API key is required: send it as 'Authorization: Bearer KEY'"}
+    assert answer.json() == {"error": MESSAGE}
 
 
 def test_a_huge_key_is_refused_with_the_headers(guarded: Service) -> None:

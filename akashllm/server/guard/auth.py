@@ -23,7 +23,8 @@ _MARK = "__akashllm_public__"
 _LONGEST = 4096
 """Bytes of a credential that are looked at."""
 
-MESSAGE = "a valid API key is required: send it as 'Authorization: Bearer KEY'"
+MESSAGE = "Incorrect API key provided, or none: send 'Authorization: Bearer KEY' with the right one"
+"""The first words are OpenAI's: clients look for them (litellm's exception_mapping_utils.py)."""
 
 
 def public(endpoint: F) -> F:
