@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
-from akashllm.errors import EngineDied, EngineFailed, ServiceError
+from akashllm.errors import BadRequest, EngineDied, EngineFailed, ServiceError
 from akashllm.server.chat.builtin import builtin_template
 from akashllm.server.chat.formats import ChatFormat
 from akashllm.server.domain import (
@@ -37,6 +37,7 @@ from akashllm.server.engines.frames import (
     Hold,
     Load,
     Opened,
+    Order,
     Ready,
     Reply,
     Report,
@@ -50,6 +51,7 @@ HIGH_WATER = 64 * 1024
 """Bytes, roughly, a slow reader may leave unread before its request is held; it goes on at half of that."""
 
 _ENTRY = 64
+_SEEDS = 1 << 63
 
 
 class Feed:
@@ -227,8 +229,8 @@ class FramedEngine:
         """The events of one request; closing the iterator cancels it."""
         await self.load()
         feed = Feed(next(self._keys), self._adapt(request))
+        self._send(Submit(key=feed.key, request=feed.request))
         self._feeds[feed.key] = feed
-        self._supervisor.send(Submit(key=feed.key, request=feed.request))
         try:
             while True:
                 event = await feed.next()
@@ -280,7 +282,15 @@ class FramedEngine:
 
     def _adapt(self, request: Generation) -> Generation:
         """The request as the child is to see it."""
-        return request
+        seed = request.sampling.seed
+        if seed is None or 0 <= seed < _SEEDS:
+            return request
+        sampling = msgspec.structs.replace(request.sampling, seed=seed % _SEEDS)
+        return msgspec.structs.replace(request, sampling=sampling)
+
+    def _loaded(self, info: ModelInfo) -> ModelInfo:
+        """What is known of the model once the child has told."""
+        return info
 
     def _read(self, feed: Feed, event: Event) -> Iterable[Event]:
         """The events the reader sees for one of the child's: a chat's raw text becomes thinking and calls."""
@@ -317,7 +327,7 @@ class FramedEngine:
                 if future is not None and not future.done():
                     future.set_result(report)
             case Ready():
-                self._info = report.info
+                self._info = self._loaded(report.info)
                 self._formats.clear()
             case _:
                 pass
@@ -369,8 +379,8 @@ class FramedEngine:
         for attempt in (1, 2):
             await self.load()
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            self._send(order)
             self._replies[key] = future
-            self._supervisor.send(order)
             try:
                 reply = await future
             except EngineDied:
@@ -385,6 +395,15 @@ class FramedEngine:
                 raise frames.revive(reply.fault)
             return reply
         raise EngineDied("the engine stopped while this request was running")
+
+    def _send(self, order: Order) -> None:
+        """Send what a client asked for; not all that Python holds can be sent."""
+        try:
+            self._supervisor.send(order)
+        except UnicodeEncodeError as error:
+            raise BadRequest("the request contains half a character (a lone surrogate)") from error
+        except OverflowError as error:
+            raise BadRequest("the request contains a number that is too large") from error
 
     def _drop_replies(self, error: ServiceError) -> None:
         for future in self._replies.values():

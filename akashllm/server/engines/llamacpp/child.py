@@ -48,6 +48,9 @@ from akashllm.server.engines.llamacpp.scheduler import Scheduler
 BEAT = 0.5
 """Seconds between signs of life."""
 
+PAUSE = 0.02
+"""Seconds to wait when nothing can be done until a slow reader has read."""
+
 _PREPARERS = 2
 
 
@@ -142,10 +145,11 @@ class Child:
                     if isinstance(answer.event, Done | Fault):
                         self._jobs.pop(answer.key, None)
             self._embedder.step(self._send)
-            if not inbox and not scheduler.busy() and not self._embedder.busy():
+            idle = not scheduler.busy() and not self._embedder.busy()
+            if not inbox and (idle or scheduler.stuck):
                 with self._wake:
                     if not inbox and not self._stop.is_set():
-                        self._wake.wait()
+                        self._wake.wait(None if idle else PAUSE)
 
     def _post(self, action: Callable[[], None]) -> None:
         """Have `action` run on the main thread before the next step."""

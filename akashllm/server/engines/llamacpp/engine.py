@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from akashllm.errors import AkashllmError
 from akashllm.server.domain import ModelInfo
 from akashllm.server.engines.framed import FramedEngine
@@ -48,7 +50,17 @@ class LlamaCppEngine(FramedEngine):
             batch=batch,
             micro_batch=micro_batch,
         )
-        super().__init__("llamacpp", CHILD, order, _from_file(Path(model_path), name), watchdog=watchdog)
+        info = _from_file(Path(model_path), name)
+        self._described = bool(info.family)
+        super().__init__("llamacpp", CHILD, order, info, watchdog=watchdog)
+
+    def _loaded(self, info: ModelInfo) -> ModelInfo:
+        """What the file says, which keeps its types, with what only the child knows."""
+        if not self._described:
+            return info
+        return msgspec.structs.replace(
+            self.info, context=info.context, slots=info.slots, memory=info.memory, vram=info.vram
+        )
 
 
 def _from_file(path: Path, name: str) -> ModelInfo:

@@ -168,24 +168,13 @@ class Model:
         return found.decode("utf-8", "replace") if found else ""
 
     def _describe(self, order: Load, weights: int, *, on_gpu: bool) -> ModelInfo:
-        capabilities: list[Capability] = []
-        if self.generates:
-            capabilities.append("completion")
-            if "tools" in self.template:
-                capabilities.append("tools")
-            if self.vocabulary.infill is not None:
-                capabilities.append("insert")
-            if "think" in self.template or "reasoning" in self.template:
-                capabilities.append("thinking")
-        capabilities.append("embedding")
+        """What loading tells; the file itself tells the service more."""
+        capabilities: tuple[Capability, ...] = ("completion",) if self.generates else ("embedding",)
         memory = weights + self.context.cells * self._cache_bytes()
-        buffer = ctypes.create_string_buffer(256)
-        api.llama_model_desc(self.raw, buffer, 256)
         return ModelInfo(
             name=order.name,
             family=self.architecture,
             parameters=int(api.llama_model_n_params(self.raw)),
-            quantization=_quantization(buffer.value.decode("utf-8", "replace")),
             context=self.context_length,
             train_context=self.train_context,
             embedding_length=self.width,
@@ -194,7 +183,7 @@ class Model:
             size=weights,
             memory=memory,
             vram=memory if on_gpu else 0,
-            capabilities=tuple(capabilities),
+            capabilities=capabilities,
             chat_template=self.template,
             bos=self.vocabulary.text(self.vocabulary.bos),
             eos=self.vocabulary.text(self.vocabulary.eos),
@@ -217,16 +206,6 @@ def _metadata(raw: ctypes.c_void_p) -> dict[str, Any]:
             continue
         found[key.value.decode("utf-8", "replace")] = value.value.decode("utf-8", "replace")
     return found
-
-
-def _quantization(description: str) -> str:
-    """llama.cpp describes a model as 'llama 3.5M Q8_0' or 'llama 8B Q4_K - Medium'."""
-    words = description.split(maxsplit=2)
-    return (
-        words[2].replace(" - ", "_").replace("Medium", "M").replace("Small", "S").replace("Large", "L")
-        if len(words) > 2
-        else ""
-    )
 
 
 def _round_up(value: int, to: int) -> int:

@@ -36,6 +36,9 @@ _BATCHED = 64
 _HEAD = 256
 """Candidates among which top-p nearly always ends."""
 
+_COLD = 1e-30
+"""Temperatures below this differ from 0 in nothing but that float32 can no longer divide by them."""
+
 _BLOCK = 32
 """Uniform numbers drawn at a time."""
 
@@ -94,7 +97,7 @@ class Sampler:
         if self.remembers:
             for token in prompt[-window:]:
                 self._remember(token, ~token)
-        self.greedy = settings.temperature <= 0.0
+        self.greedy = settings.temperature < _COLD
         self.simple = not self.remembers and self._bias is None
         """Whether the logits are used as they come."""
 
@@ -244,12 +247,17 @@ class Sampler:
         steps = np.log(np.arange(2, count + 1) / np.arange(1, count))
         falls = np.log(probabilities[: count - 1] / np.maximum(probabilities[1:count], 1e-300))
         s_hat = float((steps * falls).sum() / (steps * steps).sum())
+        if s_hat <= 0:
+            return len(probabilities)
         epsilon = s_hat - 1.0
         spread = 1.0 - vocab ** (-epsilon)
-        if s_hat <= 0 or not spread or epsilon / spread <= 0:
+        if not spread or epsilon / spread <= 0:
             return len(probabilities)
-        k = (epsilon * 2.0 ** min(self._mu, 1000.0) / spread) ** (1.0 / s_hat)
-        return max(1, min(len(probabilities), round(k) if math.isfinite(k) else len(probabilities)))
+        # A flat row or a distant target makes the power larger than any float: its logarithm is not.
+        exponent = (math.log(epsilon / spread) + min(self._mu, 1000.0) * math.log(2.0)) / s_hat
+        if exponent >= math.log(len(probabilities)):
+            return len(probabilities)
+        return max(1, round(math.exp(max(exponent, -1.0))))
 
 
 def _forget(counts: Counter[int], token: int) -> None:

@@ -74,6 +74,8 @@ class Scheduler:
         self.waiting: deque[Choice] = deque()
         self.step_began = 0.0
         self.step_tokens = 0
+        self.stuck = False
+        """The last step could do nothing: room is held by requests whose readers are slow."""
         self._ends = np.fromiter(sorted(ends), np.intp)
         self._echo_rows = echo_rows
         self._age = 0
@@ -127,6 +129,7 @@ class Scheduler:
     def step(self) -> list[Answer]:
         """Admit, decode, choose: the events of one step."""
         answers: list[Answer] = []
+        self.stuck = True
         self._admit()
         decodes, prompts = self._sort()
         if not decodes and not prompts:
@@ -152,6 +155,7 @@ class Scheduler:
             batch.chunk((self._filler,), 0, self._scratch, last=False)
         began = self.step_began = perf_counter()
         self.step_tokens = batch.count
+        self.stuck = False
         code = self.context.decode()
         self._steps += 1
         if alone:
