@@ -36,10 +36,14 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screening:
-    """Who could serve an SDL; `removed` says which demand ruled out how many providers."""
+    """Who could serve an SDL; `removed` says which demand ruled out how many providers.
+
+    known   False where the market could not tell: then no offers mean nothing
+    """
 
     offers: tuple[Offer, ...]
     removed: tuple[tuple[str, int], ...] = ()
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from akashllm.errors import AkashllmError, CheckFailed, MarketError, UsageError
-from akashllm.market.base import Market, Standing
+from akashllm.errors import (
+    AkashllmError,
+    BidGone,
+    CheckFailed,
+    MarketError,
+    MarketUnavailable,
+    NoBids,
+    ProviderFailed,
+    UsageError,
+)
+from akashllm.market.base import Bid, Market, Standing
 from akashllm.market.clock import Clock, RealClock
 from akashllm.market.closing import adopted, end
 from akashllm.market.order import (
@@ -52,6 +61,14 @@ _HARMLESS = frozenset({"plan", "preflight"})
 _ENDED = frozenset({"failed", "stopped", "closed"})
 
 
+class _Elsewhere(Exception):
+    """This provider will not do: another one may."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 @dataclass(slots=True)
 class _Work:
     order: Order
@@ -70,7 +87,10 @@ class _Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployer:
-    """Drives one market. `verify` judges the URL at the end; `choose` picks among bids."""
+    """Drives one market. `verify` judges the URL at the end; `choose` picks among bids.
+
+    gather   seconds to go on collecting bids after the first one
+    """
 
     market: Market
     store: Store
@@ -79,6 +99,7 @@ class Deployer:
     progress: Progress = field(default_factory=Silent)
     clock: Clock = field(default_factory=RealClock)
     ask: Callable[[str, str | None], Health] = probe
+    gather: float = 0.0
 
     def deploy(self, order: Order) -> Outcome:
         """Deploy, or go on with what an earlier attempt began, or find that it already runs.
@@ -124,7 +145,11 @@ class Deployer:
                 f"{row.name} is running with other settings",
                 hint=f"`akashllm close {row.name}` first, or give this one another --name",
             )
-        if not same or row.state in {"failed", "closing"} or (standing and standing.state == "closed"):
+        # A lease of a market elsewhere that ended is never taken up again: that takes a new order.
+        over = standing is not None and (
+            standing.state == "closed" or (standing.state == "failed" and self.market.charges)
+        )
+        if not same or row.state in {"failed", "closing"} or over:
             self.progress.note(f"clearing away what is left of {row.name} ({row.state}, step {row.step})")
             end(self.store, self.market, row, "it was replaced")
             return self._begin(order, plan)
@@ -157,7 +182,10 @@ class Deployer:
         }
         self.store.record(work.row.id, step, "before")
         try:
-            changes = handlers[step](work)
+            try:
+                changes = handlers[step](work)
+            except _Elsewhere as failure:
+                changes = self._elsewhere(work, failure.reason)
         except BaseException as error:
             detail = {"error": type(error).__name__, "message": str(error)}
             changes = {"reason": str(error) or type(error).__name__}
@@ -166,7 +194,7 @@ class Deployer:
             work.row = self.store.record(work.row.id, step, "failed", detail, **changes)
             raise
         following = STEPS[STEPS.index(step) + 1]
-        work.row = self.store.record(work.row.id, step, "after", step=following, reason="", **changes)
+        work.row = self.store.record(work.row.id, step, "after", **{"step": following, "reason": "", **changes})
 
     def _plan(self, work: _Work) -> dict[str, Any]:
         path = self.store.home.directory(work.row.name, work.row.id) / "deploy.yaml"
@@ -180,9 +208,9 @@ class Deployer:
         if self.market.charges and balance.available is not None and balance.available <= 0:
             raise MarketError("there is no money to deploy with", hint="add funds, then deploy again")
         screening = self.market.screen(work.filled())
-        if not screening.offers:
+        if screening.known and not screening.offers:
             removed = ", ".join(f"{what} rules out {count}" for what, count in screening.removed)
-            raise MarketError(
+            raise NoBids(
                 f"no provider could serve this{f': {removed}' if removed else ''}", hint="relax the plan"
             )
         return {}
@@ -199,14 +227,36 @@ class Deployer:
     def _bids(self, work: _Work) -> dict[str, Any]:
         self.progress.step("bids", "waiting for bids")
         deadline = self.clock.monotonic() + work.order.timeout
-        while not (bids := self.market.bids(work.dseq)):
-            if self.clock.monotonic() >= deadline:
-                raise MarketError("nobody has bid", hint="relax the plan, or raise --max-price")
+        first: float | None = None
+        while True:
+            bids = self._fresh(work)
+            now = self.clock.monotonic()
+            first = now if bids and first is None else first
+            if bids and first is not None and now - first >= self.gather:
+                return {"facts": {**work.row.facts, "bids": [bid_to_record(bid) for bid in bids]}}
+            if not bids and now >= deadline:
+                self._withdraw(work, "nobody has bid")
+                raise NoBids(
+                    f"nobody has bid within {work.order.timeout:.0f} s",
+                    hint="raise --max-price, name more GPUs, or leave out --region; then deploy again",
+                )
             self.clock.sleep(self._pause)
-        return {"facts": {**work.row.facts, "bids": [bid_to_record(bid) for bid in bids]}}
+
+    def _fresh(self, work: _Work) -> list[Bid]:
+        """Bids of providers that have not failed yet."""
+        avoid = work.row.facts.get("avoid", ())
+        try:
+            return [bid for bid in self.market.bids(work.dseq) if bid.provider not in avoid]
+        except MarketUnavailable as error:
+            self.progress.note(error.message)
+            return []
 
     def _choose(self, work: _Work) -> dict[str, Any]:
-        chosen = self.choose([bid_from_record(data) for data in work.row.facts["bids"]])
+        try:
+            chosen = self.choose([bid_from_record(data) for data in work.row.facts["bids"]])
+        except NoBids as error:
+            self._withdraw(work, error.message)
+            raise
         price = f"{chosen.amount} {chosen.denom} a block" if chosen.amount else "free"
         self.progress.step("choose", f"provider {chosen.provider}, {price}")
         return {"facts": {**work.row.facts, "bid": bid_to_record(chosen)}, "provider": chosen.provider}
@@ -216,7 +266,16 @@ class Deployer:
         self.progress.step("lease", f"starting on {bid.provider}")
         path = self._manifest_path(work.row)
         manifest = read_private(path) if path.exists() else manifest_json(load(work.filled())).decode()
-        lease = self.market.lease(work.dseq, bid, manifest)
+        try:
+            lease = self.market.lease(work.dseq, bid, manifest)
+        except BidGone as error:
+            rest = [data for data in work.row.facts["bids"] if data["provider"] != bid.provider]
+            if not rest:
+                self._give_up(work, error.message)
+            self.progress.note(f"{error.message}; taking the next one")
+            return {"step": "choose", "facts": {**work.row.facts, "bids": rest}, "provider": None}
+        except ProviderFailed as error:
+            self._give_up(work, error.message)
         return {"provider": lease.provider}
 
     def _manifest(self, work: _Work) -> dict[str, Any]:
@@ -252,6 +311,8 @@ class Deployer:
         report = self.verify(work.row.url, api_key=work.key, model=work.row.model, progress=self.progress)
         work.report = report
         facts = {**work.row.facts, "smoke": report.as_dict()}
+        if not report.ok and self.market.charges and _unreachable(report):
+            self._give_up(work, f"nobody answers at {work.row.url}")
         if not report.ok:
             # It answers, so it is handed over; what is wrong is said, and stays on record.
             self.store.update(work.row.id, state="active", facts=facts)
@@ -267,12 +328,14 @@ class Deployer:
         """Poll until `met`; give up where the market says that it failed, stop waiting at the time-out."""
         deadline = self.clock.monotonic() + work.order.timeout
         while True:
-            standing = self.market.status(work.dseq)
+            standing = self._standing(work)
             if standing.state in _ENDED:
                 self._give_up(work, standing.reason or f"it is {standing.state}")
             if met(standing):
                 return standing
             if self.clock.monotonic() >= deadline:
+                if self._left(work):
+                    raise _Elsewhere(f"{what} after {work.order.timeout:.0f} s")
                 raise MarketError(
                     f"{what} after {work.order.timeout:.0f} s",
                     hint=f"deploy again to go on waiting; `akashllm logs {work.row.name}` shows what it does;"
@@ -280,13 +343,41 @@ class Deployer:
                 )
             self.clock.sleep(self._pause)
 
+    def _standing(self, work: _Work) -> Standing:
+        """How it stands; a market that is away for a while ends nothing."""
+        try:
+            return self.market.status(work.dseq)
+        except MarketUnavailable as error:
+            self.progress.note(error.message)
+            return Standing(dseq=work.dseq, state="starting")
+
     def _give_up(self, work: _Work, reason: str) -> NoReturn:
-        """Close at the market what will never be ready, and say so in the record."""
-        self.store.update(work.row.id, state="failed", reason=reason)
-        self.market.close(work.dseq)
-        raise MarketError(
+        """Try another provider; or, if enough were tried, close what will never be ready, and say so."""
+        if self._left(work):
+            raise _Elsewhere(reason)
+        self._withdraw(work, reason)
+        kind = ProviderFailed if self.market.charges else MarketError
+        raise kind(
             f"{work.row.name} failed: {reason}", hint=f"`akashllm logs {work.row.name}` shows what it wrote"
         )
+
+    def _withdraw(self, work: _Work, reason: str) -> None:
+        """Close at the market what nothing will come of: its money is free again."""
+        self.store.update(work.row.id, state="failed", reason=reason)
+        self.market.close(work.dseq)
+
+    def _left(self, work: _Work) -> bool:
+        """Whether another provider may be tried."""
+        return self.market.charges and len(work.row.facts.get("avoid", ())) + 1 < work.order.attempts
+
+    def _elsewhere(self, work: _Work, reason: str) -> dict[str, Any]:
+        """Close the deployment, and begin again at the order, without the provider that has failed."""
+        provider = work.row.provider or work.row.facts["bid"]["provider"]
+        self.progress.note(f"{provider} failed: {reason}; trying another provider")
+        self.market.close(work.dseq)
+        facts = {**work.row.facts, "avoid": [*work.row.facts.get("avoid", ()), provider]}
+        self._manifest_path(work.row).unlink(missing_ok=True)
+        return {"step": "create", "dseq": None, "provider": None, "url": None, "facts": facts}
 
     def _key(self, row: Deployment, order: Order) -> str:
         """The deployment's API key: the one it has, the one that was given, or a new one."""
@@ -303,3 +394,11 @@ class Deployer:
     @property
     def _pause(self) -> float:
         return _POLL_REMOTE if self.market.charges else _POLL
+
+
+def _unreachable(report: Verdicts) -> bool:
+    """Whether the smoke test found nobody at the URL, which is the provider's fault."""
+    return any(
+        one.get("name") == "reachable" and one.get("verdict") == "broken"
+        for one in report.as_dict().get("results", ())
+    )

@@ -45,12 +45,14 @@ class Order:
 
     secrets   values for the SDL's placeholders; an API key is made if none is given
     timeout   seconds for bids, and again for readiness
+    attempts  providers that are tried, one after the other, where the market charges for them
     """
 
     plan: Plan
     sdl: str
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout: float = 900.0
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

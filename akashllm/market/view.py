@@ -76,7 +76,8 @@ def views(store: Store, markets: Sequence[Market], *, closed: bool = False, ask:
 def unrecorded(store: Store, markets: Sequence[Market]) -> Iterator[tuple[Market, Held]]:
     """What markets hold for this account that no open row of the record names."""
     rows = store.all()
-    known = {(row.market, row.dseq) for row in rows} | {(row.market, row.reference) for row in rows}
+    # A row without a number must not make every deployment without a reference look known.
+    known = {(row.market, word) for row in rows for word in (row.dseq, row.reference) if word}
     for market in markets:
         for held in market.holdings():
             if (market.name, held.dseq) not in known and (market.name, held.reference) not in known:

@@ -30,10 +30,11 @@ Kind = Literal[
     "hang",
     "empty",
     "list",
+    "ok",
 ]
 """A status with Console's error body; or `html` a maintenance page with 503, `page` the same with 200,
 `truncated` JSON that ends too early, `reset` the connection, `hang` until the client has given up, `empty` no
-body, `list` JSON of another shape."""
+body, `list` JSON of another shape; `ok` lets one call pass."""
 
 REFUSALS = frozenset({"400", "401", "402", "403", "404", "409", "422", "429"})
 """Statuses that a real market answers only before it acts."""

@@ -1,0 +1,329 @@
+"""The market `console`: Akash through Console's managed-wallet API, with a key instead of a wallet.
+
+Written against Console's published contract and its source of August 2026, and against what is known of the API
+after it; tried against the testing market only, never against the live service.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
+from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, MarketState, Screening, Standing
+from akashllm.market.clock import Clock, RealClock
+from akashllm.market.console_errors import NotThere, cleaned, nonsense
+from akashllm.market.console_http import ConsoleHttp
+from akashllm.market.console_journal import Begun, Journal, lost
+from akashllm.market.console_read import (
+    DeploymentRead,
+    LeaseRead,
+    address_of,
+    amount_of,
+    available,
+    bids_of,
+    data_of,
+    deployment_of,
+    items,
+    manifest_of,
+    mapping,
+    number,
+    reason_of,
+)
+from akashllm.market.console_screen import Screen
+from akashllm.sdl import load, manifest_hash, manifest_json
+
+_PAGE = 100
+_LOOKS = 3
+_BETWEEN = 4.0
+"""Seconds between looks for what a lost reply may have left: a transaction takes a block or two."""
+
+_HANDOVERS = 3
+_LEAST_DEPOSIT = Decimal("0.5")
+_DSEQ = "/v1/deployments/{}"
+
+
+@dataclass(kw_only=True)
+class ConsoleMarket:
+    """One account. A context manager.
+
+    deposit   US dollars for a deployment; None: Console funds it by itself
+    hours     Console is told to close the deployment after so many, where it can
+    """
+
+    http: ConsoleHttp
+    journal: Journal
+    deposit: Decimal | None = None
+    hours: int | None = None
+    clock: Clock = field(default_factory=RealClock)
+    _providers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _incidents: dict[str, int] = field(default_factory=dict)
+
+    name = "console"
+    charges = True
+
+    def close_connections(self) -> None:
+        """Nothing is left open on this side."""
+        self.http.close()
+
+    # --- before anything costs money -----------------------------------------------------------------------
+
+    def balance(self) -> Balance:
+        """`GET /v1/balances`, in US dollars."""
+        data = mapping(data_of(self.http.get("/v1/balances"), "GET /v1/balances"))
+        available_ = amount_of(data.get("balance"))
+        if available_ is None:
+            raise nonsense("GET /v1/balances")
+        return Balance(available=available_, committed=amount_of(data.get("deployments")) or Decimal(0))
+
+    def gpu_prices(self) -> Mapping[str, Any]:
+        """`GET /v1/gpu-prices`, which needs no key: what `make_plan(prices=...)` takes."""
+        return mapping(self.http.get("/v1/gpu-prices", key=False))
+
+    def screen(self, sdl: str) -> Screening:
+        """Who could serve it; not known where Console does not say."""
+        screening = Screen(self.http)(sdl)
+        self._incidents.update({offer.provider: offer.incidents for offer in screening.offers})
+        return screening
+
+    # --- from an order to a lease -----------------------------------------------------------------------------
+
+    def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
+        """Open an order, once: what an earlier call may have opened is looked for first and afterwards."""
+        made = load(sdl)
+        manifest = manifest_json(made).decode()
+        digest = base64.b64encode(bytes.fromhex(manifest_hash(made))).decode()
+        open_ = list(self._open())
+        earlier = self.journal.read(reference)
+        if earlier is not None and (found := self._earlier(earlier, open_)):
+            return Created(dseq=found, manifest=manifest)
+        begun = self.journal.write(
+            Begun(reference=reference, digest=digest, before=tuple(one.dseq for one in open_))
+        )
+        try:
+            reply = self._order(sdl, reference, deposit or self.deposit)
+        except MarketUnavailable as error:
+            if error.acted is False:
+                self.journal.forget(reference)
+                raise
+            return Created(dseq=self._lost(begun, error), manifest=manifest)
+        except MarketError:
+            self.journal.forget(reference)
+            raise
+        dseq = number(mapping(mapping(reply).get("data")).get("dseq"))
+        if not dseq:
+            return Created(dseq=self._lost(begun, nonsense("POST /v1/deployments")), manifest=manifest)
+        self.journal.found(begun, dseq)
+        theirs = manifest_of(mapping(mapping(reply).get("data")).get("manifest"))
+        return Created(dseq=dseq, manifest=theirs or manifest)
+
+    def bids(self, dseq: str) -> Sequence[Bid]:
+        """Open bids, with what is publicly known of the providers."""
+        reply = self.http.get("/v1/bids", {"dseq": dseq})
+        return [self._described(bid) for bid in bids_of(data_of(reply, "GET /v1/bids"))]
+
+    def lease(self, dseq: str, bid: Bid, manifest: str) -> Lease:
+        """Take the bid and hand the manifest over.
+
+        Each attempt is preceded by a look at what there is: an order matches once, so that taking the same bid
+        again can only complete what is missing. Raises `BidGone`, or `ProviderFailed` where the provider does
+        not take the manifest.
+        """
+        problem: MarketUnavailable | None = None
+        for attempt in range(_HANDOVERS):
+            if attempt:
+                self.clock.sleep(_BETWEEN)
+            deployment = self._read(dseq)
+            if not deployment.open:
+                raise MarketError(f"deployment {dseq} is closed", hint="deploy again")
+            active = next((one for one in deployment.leases if one.state == "active"), None)
+            if active is not None and active.services is not None:
+                return _as_lease(dseq, active)
+            if active is None and deployment.leases:
+                raise ProviderFailed(
+                    f"the provider ended the lease: {reason_of(deployment.leases[-1])}", hint="deploy again"
+                )
+            target = active or bid
+            wanted = {
+                "dseq": dseq,
+                "gseq": target.gseq,
+                "oseq": target.oseq,
+                "provider": target.provider,
+            }
+            try:
+                reply = self.http.post("/v1/leases", {"manifest": manifest, "leases": [wanted]})
+                taken = deployment_of(data_of(reply, "POST /v1/leases"), "POST /v1/leases").lease
+            except MarketUnavailable as error:
+                problem = error
+                continue
+            if taken is not None:
+                return _as_lease(dseq, taken)
+        if problem is not None and self._read(dseq).lease is None:
+            raise problem
+        raise ProviderFailed(
+            f"the provider {bid.provider} does not take the manifest",
+            hint="deploy again: another provider will be tried",
+        )
+
+    # --- while it runs ------------------------------------------------------------------------------------
+
+    def status(self, dseq: str) -> Standing:
+        """What Console and, through it, the provider say."""
+        try:
+            deployment = self._read(dseq)
+        except NotThere:
+            return Standing(dseq=dseq, state="closed", reason="Console does not know this deployment")
+        lease = deployment.lease
+        if not deployment.open:
+            return Standing(
+                dseq=dseq,
+                state="closed",
+                provider=lease.provider if lease else "",
+                reason=reason_of(lease) if lease else "it was closed before it had a lease",
+            )
+        if lease is None:
+            return Standing(dseq=dseq, state="open")
+        if lease.state != "active":
+            return Standing(dseq=dseq, state="failed", provider=lease.provider, reason=reason_of(lease))
+        state: MarketState = "running" if available(lease) else "starting"
+        return Standing(
+            dseq=dseq,
+            state=state,
+            provider=lease.provider,
+            url=address_of(lease),
+            reason="" if state == "running" else "the provider has not started the container yet",
+            hours=deployment.hours,
+        )
+
+    def logs(self, dseq: str, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
+        """From the provider's gateway, with a token that Console makes."""
+        del follow, tail
+        raise MarketError(f"the log of {dseq} cannot be read yet", hint="console.akash.network shows it")
+
+    def update(self, dseq: str, sdl: str, manifest: str) -> None:
+        """`PUT /v1/deployments/{dseq}`: another image or environment, the same resources."""
+        del manifest
+        self.http.put(_DSEQ.format(dseq), {"data": {"sdl": sdl}})
+
+    def close(self, dseq: str) -> None:
+        """End it and get the rest of the escrow back; certain only once Console has said so."""
+        try:
+            self.http.delete(_DSEQ.format(dseq))
+        except NotThere:
+            pass
+        except MarketError:
+            if self._still_open(dseq):
+                raise
+        self.journal.ended(dseq)
+
+    def holdings(self) -> Sequence[Held]:
+        """Every open deployment of the account; those begun here with their reference."""
+        open_ = list(self._open())
+        references = self.journal.references(open_)
+        return [
+            Held(
+                dseq=one.dseq,
+                state="open" if one.lease is None else "running" if one.lease.state == "active" else "failed",
+                reference=references.get(one.dseq),
+            )
+            for one in open_
+        ]
+
+    # --- parts --------------------------------------------------------------------------------------------
+
+    def _order(self, sdl: str, reference: str, deposit: Decimal | None) -> Any:
+        data: dict[str, Any] = {"sdl": sdl, "name": reference}
+        if self.hours is not None:
+            data["runtimeLimitHours"] = self.hours
+        if deposit is not None:
+            data["deposit"] = float(deposit)
+        try:
+            return self.http.post("/v1/deployments", {"data": data})
+        except MarketError as error:
+            # An older Console wants a deposit. It has refused, so nothing was begun.
+            refused = not isinstance(error, MarketUnavailable) or error.acted is False
+            if not (refused and deposit is None and "deposit" in error.message.lower()):
+                raise
+        return self.http.post("/v1/deployments", {"data": {**data, "deposit": float(_LEAST_DEPOSIT)}})
+
+    def _earlier(self, begun: Begun, open_: Sequence[DeploymentRead]) -> str | None:
+        """What an earlier call has opened. Raises `MarketError` where that cannot be told."""
+        if begun.dseq is not None:
+            return begun.dseq if any(one.dseq == begun.dseq for one in open_) else None
+        for one in open_:
+            if lost([begun], one) == begun.reference:
+                self.journal.found(begun, one.dseq)
+                return one.dseq
+        others = self.journal.references(open_)
+        strangers = [one.dseq for one in open_ if one.dseq not in begun.before and one.dseq not in others]
+        if strangers:
+            raise MarketError(
+                f"an earlier order was never answered, and deployment {strangers[0]} may be it",
+                hint=f"`akashllm close {strangers[0]}` if it is not wanted, then deploy again",
+            )
+        return None
+
+    def _lost(self, begun: Begun, error: MarketUnavailable) -> str:
+        """The number of an order whose reply was lost, if it was carried out after all."""
+        for look in range(_LOOKS):
+            if look:
+                self.clock.sleep(_BETWEEN)
+            with suppress(MarketUnavailable):
+                for one in self._open():
+                    if lost([begun], one) == begun.reference:
+                        self.journal.found(begun, one.dseq)
+                        return one.dseq
+        raise error
+
+    def _open(self) -> Iterator[DeploymentRead]:
+        """Every open deployment, page by page."""
+        skip = 0
+        while True:
+            reply = self.http.get("/v1/deployments", {"skip": str(skip), "limit": str(_PAGE)})
+            data = mapping(data_of(reply, "GET /v1/deployments"))
+            if not isinstance(data.get("deployments"), list):
+                raise nonsense("GET /v1/deployments")
+            page = [deployment_of(one, "GET /v1/deployments") for one in items(data["deployments"])]
+            yield from (one for one in page if one.open)
+            skip += len(page)
+            if not page or mapping(data.get("pagination")).get("hasMore") is not True:
+                return
+
+    def _read(self, dseq: str) -> DeploymentRead:
+        call = "GET /v1/deployments/{dseq}"
+        return deployment_of(data_of(self.http.get(_DSEQ.format(dseq)), call), call)
+
+    def _still_open(self, dseq: str) -> bool:
+        try:
+            return self._read(dseq).open
+        except NotThere:
+            return False
+
+    def provider(self, address: str) -> Mapping[str, Any]:
+        """`GET /v1/providers/{address}`, which needs no key; empty where Console does not say."""
+        if address not in self._providers:
+            try:
+                self._providers[address] = mapping(self.http.get(f"/v1/providers/{address}", key=False))
+            except (NotThere, MarketUnavailable):
+                return {}
+        return self._providers[address]
+
+    def _described(self, bid: Bid) -> Bid:
+        known = self.provider(bid.provider)
+        uptime = amount_of(known.get("uptime7d"))
+        region = known.get("locationRegion") or known.get("ipRegion") or known.get("ipCountry") or ""
+        return replace(
+            bid,
+            audited=known.get("isAudited") is True,
+            region=cleaned(str(region)),
+            uptime=None if uptime is None else float(uptime),
+            incidents=self._incidents.get(bid.provider, 0),
+        )
+
+
+def _as_lease(dseq: str, lease: LeaseRead) -> Lease:
+    return Lease(dseq=dseq, provider=lease.provider, gseq=lease.gseq, oseq=lease.oseq)

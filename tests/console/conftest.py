@@ -1,0 +1,109 @@
+"""A market over HTTP, an account on it, a home of its own, and a clock that does not make anybody wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from akashllm.market.console import ConsoleMarket
+from akashllm.market.console_http import ConsoleHttp
+from akashllm.market.console_journal import Journal
+from akashllm.market.console_key import ApiKey
+from akashllm.market.order import Order
+from akashllm.plan import DeployRequest
+from akashllm.planning import make_plan
+from akashllm.render import render_sdl
+from akashllm.state import Home, Store
+from akashllm.testing.market import MarketServer, Provider, Shape, World
+from tests.market.scripted import Ticking
+
+KEY = "ak-canary-0123456789abcdef"
+"""The deployment's key."""
+
+CANARY = "ac.sk.test." + "c0ffee42" * 8
+"""Console's key: it may turn up nowhere."""
+
+PROVIDERS = ("akash1cheap", "akash1middle", "akash1dear")
+
+
+@dataclass
+class Place:
+    """A market and one user's machine."""
+
+    server: MarketServer
+    home: Home
+
+    @property
+    def world(self) -> World:
+        """What stands behind the server."""
+        return self.server.world
+
+    def console(self, *, patience: float = 5.0, hours: int | None = None) -> ConsoleMarket:
+        """This user's way to it. `patience` is how long a silence is borne, in seconds."""
+        http = ConsoleHttp(
+            ApiKey(self.server.key),
+            base=self.server.url,
+            clock=Ticking(),
+            patience=(patience, patience),
+            chance=lambda: 0.5,
+        )
+        journal = Journal(self.home.root / "console" / "orders")
+        return ConsoleMarket(http=http, journal=journal, clock=Ticking(), hours=hours)
+
+
+MakePlace = Callable[..., Place]
+
+
+@pytest.fixture
+def make_place(tmp_path: Path) -> Iterator[MakePlace]:
+    """`make_place(shape=..., providers=...)`: a market that never broke its contract."""
+    servers: list[MarketServer] = []
+
+    def make(**world: object) -> Place:
+        made = World(**{"providers": [provider(name) for name in PROVIDERS], **world})  # type: ignore[arg-type]
+        server = MarketServer(made, key=CANARY)
+        server.__enter__()
+        servers.append(server)
+        return Place(server, Home(tmp_path / f"home{len(servers)}").prepare())
+
+    yield make
+    for server in servers:
+        server.close()
+        assert server.broken == []
+
+
+@pytest.fixture(params=["august", "newer"])
+def place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
+    """A market of either API shape."""
+    return make_place(shape=Shape() if request.param == "august" else Shape.newer())
+
+
+@pytest.fixture
+def console(place: Place) -> Iterator[ConsoleMarket]:
+    """Its client."""
+    market = place.console()
+    yield market
+    market.close_connections()
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[Store]:
+    """The user's record."""
+    with Store(place.home) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def order() -> Order:
+    """The bundled model, as Akash would run it."""
+    plan = make_plan(DeployRequest(model="tiny", engine="llamacpp", name="tiny-llamacpp"))
+    return Order(plan=plan, sdl=render_sdl(plan), secrets={"AKASHLLM_API_KEY": KEY}, timeout=30.0, attempts=3)
+
+
+def provider(name: str, **changes: object) -> Provider:
+    """One of the three, with its price in its name."""
+    price = {"akash1cheap": "4", "akash1middle": "6", "akash1dear": "9"}.get(name, "6")
+    return Provider(**{"address": name, "price": price, **changes})  # type: ignore[arg-type]
