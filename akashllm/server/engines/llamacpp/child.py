@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import sys
 import traceback
@@ -217,7 +218,7 @@ class Child:
         except ServiceError as error:
             self._jobs.pop(order.key, None)
             self._send(Step(answers=[Answer(order.key, frames.fault(error))]))
-        except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer and the trace goes to the log
+        except BaseException:  # noqa: BLE001 - whatever it is, a panic of a library too, the client gets an answer
             traceback.print_exc()
             self._jobs.pop(order.key, None)
             failure = ServiceError("the engine could not prepare this request")
@@ -230,7 +231,7 @@ class Child:
             reply = work()
         except ServiceError as error:
             reply = Reply(key=key, fault=frames.fault(error))
-        except Exception:  # noqa: BLE001 - as above
+        except BaseException:  # noqa: BLE001 - as above
             traceback.print_exc()
             reply = Reply(key=key, fault=frames.fault(ServiceError("the engine could not answer this request")))
         if reply is not None:
@@ -287,6 +288,9 @@ def main() -> None:
     """`python -m akashllm.server.engines.llamacpp.child FD PARENT_PID`."""
     descriptor, parent = (int(word) for word in sys.argv[1:3])
     die_with_parent(parent)
+    # A Ctrl-C or a signal to the whole group is for the service, which lets requests end before it ends this.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The kernel, short of memory, takes the engine before the service that can restart it.
     Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -6,6 +6,7 @@ no request waits for another's answer or for another's long prompt.
 
 from __future__ import annotations
 
+import traceback
 from array import array
 from collections import deque
 from collections.abc import Sequence
@@ -323,13 +324,20 @@ class Scheduler:
             row = logits[place]
             if choice.logprobs:
                 raw[place] = row if choice.untouched else row.copy()
-            token = self._narrow(choice, row)
-            if token is not None:
-                chosen[place] = token
-            elif draws_together(choice.sampler, len(row)):
+            try:
+                token = self._narrow(choice, row)
+                if token is None and not draws_together(choice.sampler, len(row)):
+                    token = choice.sampler.draw(row)
+            except Exception:  # noqa: BLE001 - arithmetic on a client's extreme values ends that client's request only
+                traceback.print_exc()
+                self.fail(
+                    choice.job, ServiceError("the engine could not choose a token for this request"), answers
+                )
+                continue
+            if token is None:
                 together.append((choice, place))
             else:
-                chosen[place] = choice.sampler.draw(row)
+                chosen[place] = token
         if len(together) < TOGETHER:
             chosen.update((place, choice.sampler.draw(logits[place])) for choice, place in together)
         else:
@@ -337,6 +345,8 @@ class Scheduler:
             tokens = draw_together(rows, [choice.sampler for choice, _ in together])
             chosen.update(zip((place for _, place in together), tokens, strict=True))
         for choice, place in ready:
+            if choice.job.over:
+                continue
             token = chosen[place]
             if choice.guide is not None:
                 try:
