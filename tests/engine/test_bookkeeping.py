@@ -174,7 +174,7 @@ def test_frames_cross_the_connection() -> None:
     assert frames.decode_report(frames.encode(beat)[frames.HEADER.size :]) == beat
 
 
-@given(st.lists(st.sampled_from(["text", "thinking"]), min_size=1, max_size=12))
+@given(st.lists(st.sampled_from(["text", "thinking"]), min_size=1, max_size=80))
 async def test_piled_up_deltas_keep_their_order(kinds: list[str]) -> None:
     """Deltas that come as one say the same in the same order."""
     feed = Feed(1, Generation(id="a", model="m", prompt=TextPrompt(text="")))
@@ -189,6 +189,7 @@ async def test_piled_up_deltas_keep_their_order(kinds: list[str]) -> None:
         seen += event.thinking + event.text
         tokens += event.tokens
     assert seen == _joined(kinds)
+    assert feed.size == 0
 
 
 def _joined(kinds: list[str]) -> str:

@@ -50,6 +50,9 @@ from akashllm.server.engines.supervisor import Supervisor
 HIGH_WATER = 64 * 1024
 """Bytes, roughly, a slow reader may leave unread before its request is held; it goes on at half of that."""
 
+PILE = 32
+"""Events a reader may be behind before deltas are put together; before that each token is seen to come."""
+
 _ENTRY = 64
 _SEEDS = 1 << 63
 
@@ -92,11 +95,7 @@ class Feed:
         """Add an event and wake the reader."""
         self._events.append(event)
         if type(event) is Delta:
-            self.size += (
-                len(event.text)
-                + len(event.thinking)
-                + _ENTRY * (1 + sum(1 + len(entry.top) for entry in event.logprobs))
-            )
+            self.size += _weight(event)
         elif type(event) is Done:
             self.over = True
         self._wake()
@@ -131,10 +130,10 @@ class Feed:
             self._waiter = None
         self.delivered = True
         event = self._events.popleft()
-        if type(event) is Delta and not event.tool_calls:
-            event = self._gather(event)
-        if not self._events:
-            self.size = 0
+        if type(event) is Delta:
+            self.size -= _weight(event)
+            if len(self._events) >= PILE and not event.tool_calls:
+                event = self._gather(event)
         return event
 
     def _gather(self, first: Delta) -> Delta:
@@ -147,6 +146,7 @@ class Feed:
                 break
             more.append(event)
             self._events.popleft()
+            self.size -= _weight(event)
         if not more:
             return first
         parts = [first, *more]
@@ -157,6 +157,12 @@ class Feed:
             tokens=sum(part.tokens for part in parts),
             logprobs=tuple(itertools.chain.from_iterable(part.logprobs for part in parts)),
         )
+
+
+def _weight(delta: Delta) -> int:
+    """Bytes a delta takes, roughly."""
+    entries = 1 + sum(1 + len(entry.top) for entry in delta.logprobs)
+    return len(delta.text) + len(delta.thinking) + _ENTRY * entries
 
 
 class FramedEngine:
