@@ -3,6 +3,9 @@
     benchmarks/peers      # once: llama-server and llama_cpp.server, from the same sources with the same flags
     python benchmarks/serving.py [--models tiny,mid] [--clients 1,4,16] [--rounds 3] [--markdown FILE]
 
+Processor time a token (of the server and its children) is shown too: it hardly depends on what else the machine
+does.
+
 Every server runs alone on one core with one compute thread, the load generator on the other core. The servers
 take turns within a round, prompts are salted so that no cache helps, the end-of-sequence tokens are banned so
 that every stream is as long as asked, and the median of the rounds is shown. Ratios survive a noisy machine;
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import os
 import platform
 import random
@@ -29,6 +33,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from akashllm.bench import Summary, load, summarise
 from akashllm.models import TINY
@@ -88,7 +94,7 @@ def servers(model: Path, port: int, context: int) -> list[Server]:
 
 
 @contextlib.contextmanager
-def running(server: Server, port: int) -> Iterator[None]:
+def running(server: Server, port: int) -> Iterator[psutil.Process]:
     """Start it on the last core and wait until it lists its models; stop its whole process group at the end."""
     core = str((os.cpu_count() or 1) - 1)
     log = CACHE / f"{server.name}.log"
@@ -114,7 +120,7 @@ def running(server: Server, port: int) -> Iterator[None]:
             except OSError:
                 pass
             time.sleep(0.1)
-        yield
+        yield psutil.Process(process.pid)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -123,6 +129,12 @@ def running(server: Server, port: int) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def processor_time(process: psutil.Process) -> float:
+    """Seconds of processor that a process and its children have used."""
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 def bodies(scenario: Scenario, salt: str) -> list[dict[str, Any]]:
@@ -155,20 +167,23 @@ def measure(
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         for server in servers(model, port, context):
-            with running(server, port):
+            with running(server, port) as process:
                 url = f"http://127.0.0.1:{port}/v1/completions"
                 asyncio.run(load(url, bodies(Scenario("warm", 1, 2, 8, 8), "warm"), 1))
                 for scenario in scenarios:
-                    samples = asyncio.run(
-                        load(url, bodies(scenario, f"{turn}-{scenario.name}"), scenario.clients)
+                    requests = bodies(scenario, f"{turn}-{scenario.name}")
+                    before = processor_time(process)
+                    samples = asyncio.run(load(url, requests, scenario.clients))
+                    spent = processor_time(process) - before
+                    summary = dataclasses.replace(
+                        summarise(samples), cpu_per_token=spent / sum(sample.tokens for sample in samples)
                     )
-                    summary = summarise(samples)
                     found.setdefault((scenario.name, server.name), []).append(summary)
                     print(
                         f"  round {turn + 1} {scenario.name:<14} {server.name:<17}"
                         f" {summary.tokens_per_second:8.1f} tok/s"
                         f"  TTFT {summary.ttft_p50 * 1e3:8.1f} ms  ITL {summary.itl_p50 * 1e3:7.2f} ms"
-                        f"  cached {summary.cached:4.0%}",
+                        f"  cached {summary.cached:4.0%}  {summary.cpu_per_token * 1e3:7.2f} ms of CPU/tok",
                         file=sys.stderr,
                         flush=True,
                     )
@@ -180,9 +195,9 @@ def table(results: dict[tuple[str, str], list[Summary]], scenarios: list[Scenari
     names = list(dict.fromkeys(server for _, server in results))
     peers = [name for name in names if name != "akashllm"]
     head = "| scenario | tok/s | TTFT p50 ms | ITL p50 ms |" + "".join(
-        f" tok/s vs {p} | TTFT vs {p} | ITL vs {p} |" for p in peers
+        f" tok/s vs {p} | TTFT vs {p} | ITL vs {p} | CPU/tok vs {p} |" for p in peers
     )
-    lines = [head, "|---|" + "---:|" * (3 + 3 * len(peers))]
+    lines = [head, "|---|" + "---:|" * (3 + 4 * len(peers))]
     for scenario in scenarios:
         mine = results[scenario.name, "akashllm"]
 
@@ -198,6 +213,7 @@ def table(results: dict[tuple[str, str], list[Summary]], scenarios: list[Scenari
                 f"{statistics.median(a.tokens_per_second / b.tokens_per_second for a, b in pairs):.2f}",
                 f"{statistics.median(a.ttft_p50 / b.ttft_p50 for a, b in pairs):.2f}",
                 f"{statistics.median(a.itl_p50 / b.itl_p50 for a, b in pairs):.2f}",
+                f"{statistics.median(a.cpu_per_token / b.cpu_per_token for a, b in pairs):.2f}",
             ]
         lines.append("| " + " | ".join(row) + " |")
     return lines

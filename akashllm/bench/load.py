@@ -43,7 +43,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many streams: output tokens a second over all of them, and the latencies' percentiles in seconds."""
+    """Many streams: output tokens a second over all of them, and the latencies' percentiles in seconds.
+
+    `cpu_per_token`, in seconds, is for who can see the server's processes to fill in.
+    """
 
     streams: int
     tokens_per_second: float
@@ -52,6 +55,7 @@ class Summary:
     itl_p50: float
     itl_p99: float
     cached: float
+    cpu_per_token: float = 0.0
 
 
 async def stream(url: str, body: dict[str, Any], key: str | None = None) -> Sample:
