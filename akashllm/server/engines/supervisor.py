@@ -33,6 +33,9 @@ BACK_OFF = (0.0, 0.5, 2.0, 5.0)
 QUICK = 60.0
 """Seconds. A child that lived longer starts the count of restarts anew."""
 
+SILENCE = 20.0
+"""Seconds without a beat, which comes twice a second from a thread of its own, after which a child is dead."""
+
 START_UP = 60.0
 """Seconds a child may take before its first word, whatever the watchdog says."""
 
@@ -102,7 +105,8 @@ class Connection(asyncio.Protocol):
 class Supervisor:
     """One child after another, each running `python -m MODULE FD PARENT_PID`.
 
-    `watchdog` is how long, in seconds, a child may be silent or a step may last before it is killed.
+    `watchdog` is how long, in seconds, a step may last (and a child be silent, if that is less than `SILENCE`)
+    before the child is killed.
     """
 
     def __init__(self, module: str, order: Load, listener: Listener, *, watchdog: float = 60.0) -> None:
@@ -264,7 +268,7 @@ class Supervisor:
             await asyncio.sleep(interval)
             if monotonic() - before > 4 * interval:
                 self._heard = monotonic()
-            limit = self._watchdog if self._spoke else max(self._watchdog, START_UP)
+            limit = min(self._watchdog, SILENCE) if self._spoke else max(self._watchdog, START_UP)
             if monotonic() - self._heard > limit:
                 self._broken(f"it did not answer for {limit:g} seconds")
                 return

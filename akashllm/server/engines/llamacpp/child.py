@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from threading import Condition, Event, Lock, Thread
 from time import perf_counter
 
 from akashllm.errors import ServiceError
-from akashllm.server.domain import Done, EngineStats, Generation, Sampling, TextPrompt
+from akashllm.server.domain import ChatPrompt, Done, EngineStats, Generation, Sampling, TextPrompt
 from akashllm.server.engines import frames
 from akashllm.server.engines.frames import (
     Answer,
@@ -53,6 +54,7 @@ PAUSE = 0.02
 """Seconds to wait when nothing can be done until a slow reader has read."""
 
 _PREPARERS = 2
+_STACK = 16 << 20
 
 
 class Child:
@@ -68,7 +70,10 @@ class Child:
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = Condition()
         self._jobs: dict[int, Job | None] = {}
+        # Their stacks are deeper than those on which constraints are tried.
+        threading.stack_size(_STACK)
         self._helpers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._compilers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="compile")
         self._stop = Event()
         self._scheduler: Scheduler | None = None
 
@@ -188,7 +193,7 @@ class Child:
         match order:
             case Submit():
                 self._jobs[order.key] = None
-                self._helpers.submit(self._prepare, order)
+                (self._compilers if _constrained(order.request) else self._helpers).submit(self._prepare, order)
             case Cancel():
                 scheduler = self._scheduler
                 job = self._jobs.get(order.key)
@@ -267,6 +272,12 @@ class Child:
                 self._connection.sendall(data)
         except OSError:
             os._exit(0)
+
+
+def _constrained(request: Generation) -> bool:
+    """Whether there may be a grammar to compile, behind which plain requests are not to wait."""
+    prompt = request.prompt
+    return request.constraint is not None or (isinstance(prompt, ChatPrompt) and bool(prompt.tools))
 
 
 def scheduler_for(model: Model) -> Scheduler:

@@ -8,23 +8,29 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from threading import Lock
+from time import perf_counter
 from typing import Any
 
 import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.gbnf_to_lark import gbnf_to_lark
 from llguidance.llamacpp import lltokenizer_from_vocab
 
 from akashllm.errors import BadRequest
 from akashllm.server.chat.closing import closed
 from akashllm.server.domain import Constraint
+from akashllm.server.engines.llamacpp import trial
 from akashllm.server.engines.llamacpp.sampling import Row
+from akashllm.server.engines.llamacpp.trial import Trials, brief
 from akashllm.server.engines.llamacpp.vocabulary import Vocabulary
 
 MAX_DEPTH = 64
 MAX_SIZE = 256 * 1024
 """Bytes of a schema, grammar or expression."""
+
+STEP = 0.05
+"""Seconds a constraint may hold up a step of everybody; PATIENCE: by how much in all it may last longer."""
+PATIENCE = 2.0
 
 _CACHED = 32
 
@@ -35,11 +41,12 @@ _JSON_OPTIONS = {"whitespace_pattern": r"[ \t\n]{0,24}"}
 class Guide:
     """The state of one choice within a constraint."""
 
-    __slots__ = ("_mask", "_matcher", "_size")
+    __slots__ = ("_left", "_matcher", "_size")
 
     def __init__(self, matcher: LLMatcher, size: int) -> None:
         self._matcher = matcher
         self._size = size
+        self._left = PATIENCE
 
     @property
     def finished(self) -> bool:
@@ -52,14 +59,22 @@ class Guide:
 
     def restrict(self, row: Row) -> None:
         """Make everything that may not come next impossible, in place."""
+        began = perf_counter()
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
         row[: self._size][bits[: self._size] == 0] = -np.inf
         row[self._size :] = -np.inf
+        self._left -= max(0.0, perf_counter() - began - STEP)
 
     def take(self, token: int) -> None:
         """Go on with `token`. Raises `BadRequest` if the constraint has become too complex to follow."""
+        if self._left < 0.0:
+            raise BadRequest(
+                "the constraint takes too long to follow",
+                hint="simplify the schema or grammar",
+                param="constraint",
+            )
         if not self._matcher.consume_token(token):
-            message = f"the constraint cannot be followed any further: {_brief(self._matcher.get_error())}"
+            message = f"the constraint cannot be followed any further: {brief(self._matcher.get_error())}"
             raise BadRequest(message, param="constraint")
 
 
@@ -69,6 +84,8 @@ class Constraints:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._tokenizer: LLTokenizer | None = None
+        end = min(vocabulary.ends, default=0)
+        self._trials = Trials(trial.Vocabulary(vocabulary.spelled, sorted(vocabulary.special.values()), end))
         self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
         self._lock = Lock()
 
@@ -80,6 +97,21 @@ class Constraints:
                 self._tokenizer = lltokenizer_from_vocab(self._vocabulary.raw, eos_token=ends or None)
             return self._tokenizer
 
+    def checked(self, constraint: Constraint) -> Constraint:
+        """The constraint as a schema with bounded white space, in Lark, or a regex. Raises `BadRequest`."""
+        value = constraint.value
+        _check_size(value)
+        match constraint.kind:
+            case "json_object":
+                return Constraint(kind="json_schema", value=_checked_schema('{"type":"object"}'))
+            case "json_schema":
+                return Constraint(kind="json_schema", value=_checked_schema(value))
+            case "gbnf":
+                _check_brackets(value)
+                return Constraint(kind="lark", value=self._trials.lark(value))
+            case "lark" | "regex":
+                return constraint
+
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A matcher at its beginning, to be copied for each choice. Raises `BadRequest`."""
         tokenizer = self.warm()
@@ -88,11 +120,11 @@ class Constraints:
             if found is not None:
                 self._compiled.move_to_end(constraint)
                 return found
-        matcher = LLMatcher(
-            tokenizer, _grammar(constraint), log_level=0, limits=LLParserLimits(verbose_errors=False)
-        )
+        grammar = _grammar(constraint)
+        self._trials.check(grammar)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if matcher.is_error():
-            message = f"the constraint cannot be used: {_brief(matcher.get_error())}"
+            message = f"the constraint cannot be used: {brief(matcher.get_error())}"
             raise BadRequest(message, hint="simplify the schema or grammar", param="constraint")
         with self._lock:
             self._compiled[constraint] = matcher
@@ -103,31 +135,6 @@ class Constraints:
     def guide(self, matcher: LLMatcher) -> Guide:
         """A guide for one choice."""
         return Guide(matcher.deep_copy(), self._vocabulary.size)
-
-
-def checked(constraint: Constraint) -> Constraint:
-    """The constraint as a schema with bounded white space, in Lark, or a regex. Raises `BadRequest`."""
-    value = constraint.value
-    _check_size(value)
-    match constraint.kind:
-        case "json_object":
-            return Constraint(kind="json_schema", value=_checked_schema('{"type":"object"}'))
-        case "json_schema":
-            return Constraint(kind="json_schema", value=_checked_schema(value))
-        case "gbnf":
-            return Constraint(kind="lark", value=_lark(value))
-        case "lark" | "regex":
-            return constraint
-
-
-def _lark(gbnf: str) -> str:
-    _check_brackets(gbnf)
-    try:
-        return gbnf_to_lark(gbnf)
-    except Exception as error:
-        # The converter has its own exceptions and lets others through.
-        message = f"the grammar cannot be used: {_brief(str(error))}"
-        raise BadRequest(message, hint="check its syntax", param="constraint") from error
 
 
 def _grammar(constraint: Constraint) -> str:
@@ -148,7 +155,7 @@ def _checked_schema(text: str) -> str:
     try:
         schema = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        message = f"the JSON Schema is not JSON: {_brief(str(error))}"
+        message = f"the JSON Schema is not JSON: {brief(str(error))}"
         raise BadRequest(message, param="constraint") from error
     if schema is True:
         schema = {}
@@ -184,9 +191,3 @@ def _check_brackets(grammar: str) -> None:
                 raise BadRequest(message, param="constraint")
         elif character in ")]}":
             depth -= 1
-
-
-def _brief(text: str) -> str:
-    """The first line of an error, without the dump of the grammar that follows."""
-    line = text.strip().splitlines()[0] if text.strip() else "unknown error"
-    return line[:300]

@@ -20,7 +20,7 @@ from akashllm.server.domain import (
     TextPrompt,
     TokenPrompt,
 )
-from akashllm.server.engines.llamacpp.constraint import Constraints, checked
+from akashllm.server.engines.llamacpp.constraint import Constraints
 from akashllm.server.engines.llamacpp.job import Choice, Job
 from akashllm.server.engines.llamacpp.model import MIN_CONTEXT, Model
 from akashllm.server.engines.llamacpp.sampling import Sampler
@@ -54,7 +54,7 @@ class Preparer:
             limit = max(MIN_CONTEXT, min(limit, request.context))
         vocabulary = self._vocabulary
         pieces, tail, stops = vocabulary.shown, None, request.stop
-        constraint = checked(request.constraint) if request.constraint is not None else None
+        constraint = self.constraints.checked(request.constraint) if request.constraint is not None else None
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             _, form, pieces = self._template(tools=bool(prompt.tools))
