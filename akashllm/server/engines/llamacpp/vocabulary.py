@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import re
 from collections.abc import Iterable, Sequence
 
 import llama_cpp.llama_cpp as api
@@ -10,6 +12,10 @@ import llama_cpp.llama_cpp as api
 from akashllm.errors import BadRequest
 
 _PIECE = 1 << 14
+_PLAIN = 1 << 14
+"""Characters up to which a text is not looked through for special tokens."""
+_MARKS = 256
+"""Special tokens of a text that llama.cpp gets to see at a time."""
 
 
 class Vocabulary:
@@ -60,6 +66,13 @@ class Vocabulary:
             )
         }
         """Texts the tokenizer takes for single, special tokens, with their ids."""
+        # One that eats the white space before it has to see what is before it.
+        whole = [
+            re.escape(text)
+            for text, token in sorted(self.special.items(), key=lambda item: -len(item[0]))
+            if not api.llama_vocab_get_attr(raw, token) & api.LLAMA_TOKEN_ATTR_LSTRIP
+        ]
+        self._cuttable = re.compile("|".join(whole)) if whole else None
 
     def _known(self, token: int) -> int:
         return int(token) if 0 <= token < self.size else -1
@@ -73,7 +86,27 @@ class Vocabulary:
         return self.spelled[token].decode("utf-8", "replace") if token >= 0 else ""
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
-        """Tokens of `text`. `bos` adds what the model wants around a prompt. Lone surrogates become '?'."""
+        """Tokens of `text`. `bos` adds what the model wants around a prompt. Lone surrogates become '?'.
+
+        llama.cpp looks for each special token from each place where it found one to the end of the text, so a
+        text full of them takes the square of its length: it is cut into pieces, each of which begins with one.
+        """
+        cuts = [0]
+        if self._cuttable is not None and len(text) > _PLAIN:
+            found = itertools.islice(
+                (match.start() for match in self._cuttable.finditer(text)), 0, None, _MARKS
+            )
+            cuts += [place for place in found if place]
+        if len(cuts) == 1:
+            return self._tokenize(text, special=special, bos=bos)
+        tokens: list[int] = []
+        for start, end in itertools.pairwise([*cuts, len(text)]):
+            tokens += self._tokenize(text[start:end], special=special, bos=False)
+        around = self._tokenize("", special=special, bos=True) if bos else []
+        before = int(self.add_bos and bool(around))
+        return [*around[:before], *tokens, *around[before:]]
+
+    def _tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
         data = text.encode("utf-8", "replace")
         room = len(data) + 8
         tokens = (ctypes.c_int32 * room)()
