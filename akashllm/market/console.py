@@ -212,7 +212,9 @@ class ConsoleMarket:
     def close(self, dseq: str) -> None:
         """End it and get the rest of the escrow back; certain only once Console has said so."""
         try:
-            self.http.delete(_DSEQ.format(dseq))
+            data = mapping(self.http.delete(_DSEQ.format(dseq))).get("data")
+            if mapping(data).get("success") is not True and self._still_open(dseq):
+                raise nonsense("DELETE /v1/deployments/{dseq}")
         except NotThere:
             pass
         except MarketError:
