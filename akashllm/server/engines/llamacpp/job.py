@@ -66,6 +66,21 @@ class Job:
             ),
         )
 
+    def score_prompt(self, rows: Row) -> None:
+        """Log probabilities of the next of the prompt's tokens: each row speaks of the token after it."""
+        wanted = self.request.prompt_logprobs or 0
+        if not self.echo:
+            first = self.prompt[0]
+            self.echo.append(TokenLogprob(token=first, data=self.spelled[first], logprob=float("nan")))
+        for row in rows:
+            place = len(self.echo)
+            if place >= len(self.prompt):
+                return
+            token = self.prompt[place]
+            top = most_likely(row, wanted)
+            values = log_softmax(row, np.append(top, token)).tolist()
+            self.echo.append(self.logprob(token, values[-1], top.tolist(), values))
+
     def start(self, answers: list[Answer]) -> None:
         """Say that the prompt is done, once."""
         if self.started:

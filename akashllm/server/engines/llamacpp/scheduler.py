@@ -6,7 +6,6 @@ no request waits for another's answer or for another's long prompt.
 
 from __future__ import annotations
 
-import traceback
 from array import array
 from collections import deque
 from collections.abc import Sequence
@@ -15,27 +14,18 @@ from time import perf_counter, perf_counter_ns
 import numpy as np
 
 from akashllm.errors import ServiceError
-from akashllm.server.domain import EngineStats, TokenLogprob
+from akashllm.server.domain import EngineStats
 from akashllm.server.engines.frames import Answer, fault
+from akashllm.server.engines.llamacpp.choosing import choose
 from akashllm.server.engines.llamacpp.compose import TILE, block_shares, shares, whole_blocks
 from akashllm.server.engines.llamacpp.context import ABORTED, CACHE_FULL, Context
 from akashllm.server.engines.llamacpp.job import Choice, Job
 from akashllm.server.engines.llamacpp.pool import Pool
-from akashllm.server.engines.llamacpp.sampling import (
-    Row,
-    draw_together,
-    draws_together,
-    log_softmax,
-    most_likely,
-)
 
 HEADROOM = 32
 """Tokens of answer for which room must be in sight before a request is admitted."""
 
 MIN_CHUNK = 64
-TOGETHER = 3
-"""Rows from which drawing them together is quicker than one by one."""
-
 SHARED_STEP = 0.1
 """Seconds a step may last because of prompts while others are decoding; ALONE_STEP: while none is."""
 ALONE_STEP = 0.5
@@ -297,87 +287,18 @@ class Scheduler:
         for choice, tokens in chunks:
             done = choice.have() == len(choice.plan)
             if choice.echoes():
-                self._echo(choice, logits[row : row + len(tokens)])
+                choice.job.score_prompt(logits[row : row + len(tokens)])
                 row += len(tokens)
             elif done:
                 row += 1
             if done:
                 self._prompt_done(choice, answers)
                 ready.append((choice, row - 1))
-        if all(choice.plain for choice, _ in ready):
-            chosen: list[int] = logits.argmax(axis=1).tolist()
-            for choice, place in ready:
-                token = chosen[place]
-                if token in choice.job.ends and choice.job.request.ignore_eos:
-                    logits[place][self._ends] = -np.inf
-                    token = int(logits[place].argmax())
-                self._take(choice, token, answers)
-            return
-        self._choose(ready, logits, answers)
-
-    def _choose(self, ready: Sequence[tuple[Choice, int]], logits: Row, answers: list[Answer]) -> None:
-        """A token for each choice; rows that are drawn in the usual way are drawn together."""
-        chosen: dict[int, int] = {}
-        raw: dict[int, Row] = {}
-        together: list[tuple[Choice, int]] = []
-        for choice, place in ready:
-            row = logits[place]
-            if choice.logprobs:
-                raw[place] = row if choice.untouched else row.copy()
-            try:
-                token = self._narrow(choice, row)
-                if token is None and not draws_together(choice.sampler, len(row)):
-                    token = choice.sampler.draw(row)
-            except Exception:  # noqa: BLE001 - arithmetic on a client's extreme values ends that client's request only
-                traceback.print_exc()
-                self.fail(
-                    choice.job, ServiceError("the engine could not choose a token for this request"), answers
-                )
-                continue
-            if token is None:
-                together.append((choice, place))
+        for choice, token in choose(ready, logits, self._ends):
+            if isinstance(token, ServiceError):
+                self.fail(choice.job, token, answers)
             else:
-                chosen[place] = token
-        if len(together) < TOGETHER:
-            chosen.update((place, choice.sampler.draw(logits[place])) for choice, place in together)
-        else:
-            rows = logits[[place for _, place in together]]
-            tokens = draw_together(rows, [choice.sampler for choice, _ in together])
-            chosen.update(zip((place for _, place in together), tokens, strict=True))
-        for choice, place in ready:
-            if choice.job.over:
-                continue
-            token = chosen[place]
-            if choice.guide is not None:
-                try:
-                    choice.guide.take(token)
-                except ServiceError as error:
-                    self.fail(choice.job, error, answers)
-                    continue
-            if choice.logprobs:
-                choice.note(raw[place], token)
-            self._take(choice, token, answers)
-
-    def _narrow(self, choice: Choice, row: Row) -> int | None:
-        """Take out of a row what may not be chosen; the token, where that leaves no draw."""
-        sampler, guide = choice.sampler, choice.guide
-        if not sampler.simple:
-            sampler.adjust(row)
-        ignoring = guide is None and choice.job.request.ignore_eos
-        if not sampler.greedy:
-            if guide is not None:
-                guide.restrict(row)
-            elif ignoring:
-                row[self._ends] = -np.inf
-            return None
-        token = int(row.argmax())
-        if ignoring and token in choice.job.ends:
-            row[self._ends] = -np.inf
-            token = int(row.argmax())
-        elif guide is not None and not guide.allows(token):
-            guide.restrict(row)
-            token = int(row.argmax())
-        return token
+                self._take(choice, token, answers)
 
     def _take(self, choice: Choice, token: int, answers: list[Answer]) -> None:
         if choice.job.over:
@@ -403,22 +324,6 @@ class Scheduler:
         if resident is not None:
             self.pool.shift(resident, keep, discard)
         del choice.plan[keep : keep + discard]
-
-    def _echo(self, choice: Choice, rows: Row) -> None:
-        """Log probabilities of the prompt's tokens: each row speaks of the token after it."""
-        job = choice.job
-        wanted = job.request.prompt_logprobs or 0
-        if not job.echo:
-            first = job.prompt[0]
-            job.echo.append(TokenLogprob(token=first, data=job.spelled[first], logprob=float("nan")))
-        for row in rows:
-            place = len(job.echo)
-            if place >= len(job.prompt):
-                return
-            token = job.prompt[place]
-            top = most_likely(row, wanted)
-            values = log_softmax(row, np.append(top, token)).tolist()
-            job.echo.append(job.logprob(token, values[-1], top.tolist(), values))
 
     def _prompt_done(self, choice: Choice, answers: list[Answer]) -> None:
         job = choice.job
