@@ -333,6 +333,26 @@ def test_the_table_of_options_says_what_each_does() -> None:
             )
 
 
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({}, 20_480),
+        ({"num_predict": -1}, 20_480),
+        ({"num_predict": 7}, 7),
+        ({"num_predict": 1_000_000}, 20_480),
+        ({"num_ctx": 1024}, 10_240),
+        ({"num_ctx": 1_000_000}, 20_480),
+    ],
+)
+def test_answers_end(options: dict[str, Any], most: int) -> None:
+    """A context that shifts never fills up: an answer has ten contexts at most, whatever is asked."""
+    info = msgspec.structs.replace(ABLE, context=2048)
+    body = {"model": "tiny", "prompt": "p", "options": options}
+    assert prompts.generation(requests.generate(body), info, ident="i", model="m").max_tokens == most
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "p"}], "options": options}
+    assert prompts.conversation(requests.chat(chat), info, ident="i", model="m").max_tokens == most
+
+
 def test_generate_becomes_a_chat_with_a_template() -> None:
     """System, prompt, images and context go through the model's own template; the context comes back."""
     request = requests.generate(

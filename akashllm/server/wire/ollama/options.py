@@ -62,7 +62,7 @@ OPTIONS: tuple[Option, ...] = (
         "num_predict",
         "integer",
         "-1",
-        "The most tokens to answer with; negative: until the model ends or the context is full.",
+        "The most tokens to answer with; negative: until the model ends. Ten contexts at most.",
         low=-_TOKENS,
         high=_TOKENS,
     ),

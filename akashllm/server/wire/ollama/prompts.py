@@ -18,6 +18,8 @@ from akashllm.server.domain import (
 from akashllm.server.wire.ollama.options import Chosen
 from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest, model_name
 
+_CONTEXTS = 10
+
 
 def generation(request: GenerateRequest, info: ModelInfo, *, ident: str, model: str) -> Generation:
     """What `/api/generate` asks of an engine. `ident` is the request's id, `model` the name that is served.
@@ -50,7 +52,7 @@ def generation(request: GenerateRequest, info: ModelInfo, *, ident: str, model: 
             think=_thinking(request, info),
             prefix_tokens=_context(request.context, info),
         )
-    return _generation(request, request.options, prompt, ident, model, want_context=not request.raw)
+    return _generation(request, prompt, info, ident, model, want_context=not request.raw)
 
 
 def conversation(request: ChatRequest, info: ModelInfo, *, ident: str, model: str) -> Generation:
@@ -68,7 +70,7 @@ def conversation(request: ChatRequest, info: ModelInfo, *, ident: str, model: st
         think=_thinking(request, info),
         drop_oldest=request.truncate,
     )
-    return _generation(request, request.options, prompt, ident, model, want_context=False)
+    return _generation(request, prompt, info, ident, model, want_context=False)
 
 
 def embedding(request: EmbedRequest, *, ident: str, model: str) -> Embedding:
@@ -84,20 +86,21 @@ def embedding(request: EmbedRequest, *, ident: str, model: str) -> Embedding:
 
 def _generation(
     request: GenerateRequest | ChatRequest,
-    options: Chosen,
     prompt: Prompt,
+    info: ModelInfo,
     ident: str,
     model: str,
     *,
     want_context: bool,
 ) -> Generation:
+    options = request.options
     return Generation(
         id=ident,
         model=model,
         prompt=prompt,
         sampling=options.sampling,
         constraint=request.constraint,
-        max_tokens=options.max_tokens,
+        max_tokens=_most(options, info),
         stop=options.stop,
         logprobs=request.logprobs,
         want_context=want_context,
@@ -105,6 +108,18 @@ def _generation(
         shift=request.shift,
         context=options.context,
     )
+
+
+def _most(options: Chosen, info: ModelInfo) -> int | None:
+    """The tokens to answer with: ten contexts at most, as Ollama has it, for a context that shifts never ends.
+
+    Ollama: `num_predict` that is negative or greater becomes `10 * num_ctx` (llm/server.go).
+    """
+    window = min(options.context or info.context, info.context)
+    if window <= 0:
+        return options.max_tokens
+    most = _CONTEXTS * window
+    return most if options.max_tokens is None else min(options.max_tokens, most)
 
 
 def _missing(info: ModelInfo, **needed: bool) -> list[str]:
