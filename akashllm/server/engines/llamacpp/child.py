@@ -40,7 +40,7 @@ from akashllm.server.engines.frames import (
     Tokenize,
 )
 from akashllm.server.engines.lifeline import die_with_parent
-from akashllm.server.engines.llamacpp.embedding import Embedder
+from akashllm.server.engines.llamacpp.embedding import Embedder, Work
 from akashllm.server.engines.llamacpp.job import Job
 from akashllm.server.engines.llamacpp.memory import SMALL_MODEL
 from akashllm.server.engines.llamacpp.model import ECHO_ROWS, Model, ModelRefused
@@ -70,6 +70,7 @@ class Child:
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = Condition()
         self._jobs: dict[int, Job | None] = {}
+        self._embeds: set[int] = set()
         # Their stacks are deeper than those on which constraints are tried.
         threading.stack_size(_STACK)
         self._helpers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
@@ -150,7 +151,8 @@ class Child:
                 for answer in answers:
                     if isinstance(answer.event, Done | Fault):
                         self._jobs.pop(answer.key, None)
-            self._embedder.step(self._send)
+            if self._embedder.due(decoding=scheduler.busy()):
+                self._embedder.step(self._send)
             idle = not scheduler.busy() and not self._embedder.busy()
             if not inbox and (idle or scheduler.stuck):
                 with self._wake:
@@ -172,6 +174,8 @@ class Child:
         job = self._jobs.pop(key, None)
         if job is not None and self._scheduler is not None:
             self._scheduler.cancel(job)
+        self._embeds.discard(key)
+        self._embedder.cancel(key)
         self._model.context.resume()
 
     def _hold(self, key: int, *, on: bool) -> None:
@@ -203,6 +207,7 @@ class Child:
             case Hold():
                 self._post(lambda: self._hold(order.key, on=order.on))
             case Embed():
+                self._embeds.add(order.key)
                 self._helpers.submit(self._answer, order.key, lambda: self._embed(order))
             case Tokenize():
                 self._helpers.submit(self._answer, order.key, lambda: self._tokenize(order))
@@ -250,8 +255,18 @@ class Child:
         return Reply(key=order.key, text=self._model.vocabulary.detokenize(order.tokens))
 
     def _embed(self, order: Embed) -> None:
-        work = self._embedder.prepare(order.key, order.request)
-        self._post(lambda: self._embedder.enter(work))
+        try:
+            if order.key in self._embeds:
+                work = self._embedder.prepare(order.key, order.request)
+                self._post(lambda: self._enter_embedding(work))
+        except BaseException:
+            self._embeds.discard(order.key)
+            raise
+
+    def _enter_embedding(self, work: Work) -> None:
+        if work.key in self._embeds:
+            self._embeds.discard(work.key)
+            self._embedder.enter(work)
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):

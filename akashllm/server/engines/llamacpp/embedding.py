@@ -23,7 +23,10 @@ MAX_INPUT = 8192
 MAX_INPUT_GENERATIVE = 2048
 MAX_INPUTS = 2048
 STEP = 512
-"""Tokens of short inputs evaluated together: a decode step waits for that many, or for one long input."""
+"""Tokens of short inputs evaluated together, at most; MIN_STEP: at least. One long input is one step."""
+MIN_STEP = 64
+SHARED = 0.05
+"""Seconds for which a step of short inputs may hold up answers."""
 _SEQUENCES = 32
 
 
@@ -47,6 +50,9 @@ class Embedder:
         self._limit = min(model.context_length, longest)
         self._context: Context | None = None
         self._queue: deque[Work] = deque()
+        self._rests_until = 0.0
+        self._step = STEP
+        self._shared = False
         self.step_began = 0.0
         self.step_tokens = 0
 
@@ -84,6 +90,15 @@ class Embedder:
         """Queue a request."""
         self._queue.append(work)
 
+    def cancel(self, key: int) -> None:
+        """Forget a request, if it is here."""
+        self._queue = deque(work for work in self._queue if work.key != key)
+
+    def due(self, *, decoding: bool) -> bool:
+        """Whether it is the turn of embeddings: beside answers they get half of the time."""
+        self._shared = decoding
+        return bool(self._queue) and (not decoding or perf_counter() >= self._rests_until)
+
     def warm_up(self) -> None:
         """One embedding, so that ready means ready."""
         self._embed([array("i", self._model.vocabulary.tokenize("Hello", special=False, bos=True))])
@@ -96,17 +111,22 @@ class Embedder:
         done = len(work.vectors)
         group: list[array[int]] = []
         tokens = 0
+        room = min(self._step if self._shared else STEP, self._limit)
         for item in work.inputs[done : done + _SEQUENCES]:
-            if group and tokens + len(item) > min(STEP, self._limit):
+            if group and tokens + len(item) > room:
                 break
             group.append(item)
             tokens += len(item)
+        began = perf_counter()
         try:
             rows = self._embed(group)
         except ServiceError as error:
             self._queue.popleft()
             send(Reply(key=work.key, fault=fault(error)))
             return
+        now = perf_counter()
+        self._rests_until = now + (now - began)
+        self._step = max(MIN_STEP, min(STEP, int(tokens * SHARED / max(now - began, 1e-6))))
         work.vectors.extend(_shape(row, work.request) for row in rows)
         if len(work.vectors) == len(work.inputs):
             self._queue.popleft()
