@@ -187,6 +187,6 @@ class OllamaEngine(UpstreamEngine):
 def _read(part: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(part)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

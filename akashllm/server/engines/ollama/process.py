@@ -116,7 +116,8 @@ class OllamaProcess:
         if process is not None and process.returncode is None:
             self._signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(process.wait()), _POLITE)
+                async with asyncio.timeout(_POLITE):
+                    await process.wait()
             self._signal(signal.SIGKILL)
         if task is not None:
             await task

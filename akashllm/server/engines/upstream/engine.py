@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from time import monotonic
+from time import monotonic, perf_counter_ns
 
 import msgspec
 
 from akashllm.errors import BadRequest, Busy, EngineDied, EngineFailed, ServiceError
 from akashllm.server.domain import (
     ChatPrompt,
+    Delta,
     Done,
     Embedding,
     Embeddings,
@@ -21,15 +22,17 @@ from akashllm.server.domain import (
     Generation,
     Message,
     ModelInfo,
+    Timings,
 )
 from akashllm.server.engine import State, Watcher
 from akashllm.server.engines.upstream import fitting
 from akashllm.server.engines.upstream.dialect import Dialect, Known
 from akashllm.server.engines.upstream.discovery import Wish, discover, loaded
-from akashllm.server.engines.upstream.faults import LOADING, OVERFLOW, garbage
+from akashllm.server.engines.upstream.faults import LOADING, OVERFLOW, blame, garbage
 from akashllm.server.engines.upstream.link import Link, Silent, Unreachable, objects, payloads
 from akashllm.server.engines.upstream.ollama import OllamaDialect
 from akashllm.server.engines.upstream.openai import OpenAIDialect
+from akashllm.server.engines.upstream.payload import entries, text
 from akashllm.server.engines.upstream.several import several
 
 log = logging.getLogger("akashllm.engine")
@@ -47,6 +50,27 @@ _LOOK = 5.0
 _STRIKES = 3
 _ATTEMPTS = 8
 _DRAIN = 1.0
+
+
+class Stopwatch:
+    """Times an answer from outside, for an upstream that does not say how long it took."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter_ns()
+        self._first = 0
+
+    def see(self, event: Event) -> None:
+        """Note when the first text came."""
+        if not self._first and isinstance(event, Delta):
+            self._first = perf_counter_ns()
+
+    def timed(self, event: Event) -> Event:
+        """The last event with durations, measured ones where it has none."""
+        if not isinstance(event, Done) or event.timings.prompt or event.timings.decode:
+            return event
+        now = perf_counter_ns()
+        first = self._first or now
+        return msgspec.structs.replace(event, timings=Timings(prompt=first - self._began, decode=now - first))
 
 
 class GivenUp(EngineFailed):
@@ -223,8 +247,10 @@ class UpstreamEngine:
         if any(token < 0 or (size and token >= size) for token in tokens):
             raise BadRequest(f"a token id is outside the vocabulary of {size}")
         answer = await self._link.ask("POST", path, body)
-        text = (answer.get("content") or answer.get("prompt")) if isinstance(answer, dict) else None
-        return text if isinstance(text, str) else ""
+        if not isinstance(answer, dict):
+            raise garbage("a text that is no object")
+        choice = next(iter(entries(answer.get("choices"))), {})
+        return text(answer.get("content")) or text(answer.get("prompt")) or text(choice.get("text"))
 
     def stats(self) -> EngineStats:
         """What passes through; what the upstream does besides is not known."""
@@ -262,23 +288,27 @@ class UpstreamEngine:
             raise EngineFailed("the upstream was never reached")
         asked = dialect.ask(request)
         reader = asked.reader
+        watch = Stopwatch()
         try:
             async with contextlib.aclosing(self._link.lines(asked.path, asked.body)) as lines:
                 source = payloads(lines) if asked.events else objects(lines)
                 async with contextlib.aclosing(source) as parts:
                     async for part in parts:
                         for event in reader.feed(part):
+                            watch.see(event)
                             yield event
                         if reader.over:
                             break
                     for event in reader.end():
-                        yield event
+                        yield watch.timed(event)
                     # A connection that is read to its end serves the next request too.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_DRAIN):
                             async for _ in parts:
                                 pass
         except ServiceError as error:
+            if isinstance(error, BadRequest):
+                blame(error, request)
             self._notice(error)
             raise
 
@@ -324,9 +354,7 @@ class UpstreamEngine:
     async def _connect(self) -> None:
         """Find out what it is, and have it say one token."""
         known = await discover(self._link, self._wish)
-        self._dialect = OllamaDialect(known) if known.flavour == "ollama" else OpenAIDialect(known)
-        self._known = known
-        self._info = known.info
+        self._take(known)
         if self._state != "failed":
             self._set("loading", "waiting for a first token")
         embeds = await self._embeds()
@@ -339,7 +367,13 @@ class UpstreamEngine:
         if known.flavour == "ollama":
             changes = {key: value for key, value in (await loaded(self._link, known)).items() if value}
             self._info = msgspec.structs.replace(self._info, **changes)
+        self._take(msgspec.structs.replace(known, info=self._info))
         self._set("ready", "", 100.0)
+
+    def _take(self, known: Known) -> None:
+        self._dialect = OllamaDialect(known) if known.flavour == "ollama" else OpenAIDialect(known)
+        self._known = known
+        self._info = known.info
 
     async def _embeds(self) -> bool:
         """Whether it makes embeddings: told, or tried. Ollama is not asked: it would load the model twice."""
@@ -378,7 +412,8 @@ class UpstreamEngine:
             well = self._state == "ready"
             pause = self._interval if well else BACK_OFF[min(attempt, len(BACK_OFF) - 1)]
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._look.wait()
             self._look.clear()
             if self._state == "ready":
                 strikes = await self._check(strikes)

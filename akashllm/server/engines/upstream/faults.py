@@ -18,6 +18,7 @@ from akashllm.errors import (
     TooLarge,
     Unsupported,
 )
+from akashllm.server.domain import Generation
 
 OVERFLOW = ContextOverflow.code
 """The code of every refusal that says the prompt is too long, whether its numbers are known or not."""
@@ -32,6 +33,7 @@ _LONGEST_RETRY = 600.0
 _NUMBERS = (
     # llama-server and Ollama; this service; vLLM in its two wordings, where the context comes first.
     (re.compile(r"\((\d+) tokens\) exceeds the available context size \((\d+) tokens\)"), False),
+    (re.compile(r"input \((\d+) tokens\) is too large to process.{0,80}batch size: (\d+)", re.DOTALL), False),
     (re.compile(r"prompt has (\d+) tokens and the context window of this model is (\d+)"), False),
     (re.compile(r"passed (\d+) input tokens.{0,80}context length is only (\d+)", re.DOTALL), False),
     (re.compile(r"maximum context length is (\d+) tokens.{0,200}?(\d+)(?: tokens)? in the", re.DOTALL), True),
@@ -42,6 +44,7 @@ _TOO_LONG = re.compile(
     r"|exceeds maximum context length|input is too large to process|maximum context length",
     re.IGNORECASE,
 )
+_SHAPE = re.compile(r"schema|grammar|constraint|invalid format", re.IGNORECASE)
 
 
 def refusal(status: int, body: bytes, headers: Mapping[str, str]) -> ServiceError:
@@ -86,6 +89,13 @@ def in_band(error: object) -> ServiceError:
     return EngineDied(f"the upstream failed while it was answering: {words}", hint="send the request again")
 
 
+def blame(error: BadRequest, request: Generation) -> None:
+    """Name the parameter, where the upstream did not and its words leave no doubt."""
+    constraint = request.constraint
+    if error.param is None and constraint is not None and _SHAPE.search(error.message):
+        error.param = "grammar" if constraint.kind == "gbnf" else "response_format"
+
+
 def garbage(what: str) -> EngineDied:
     """The error for an answer that breaks the dialect's own rules."""
     return EngineDied(f"the upstream sent {what}", hint="see whether it is what its address promises")
@@ -122,7 +132,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
 def _told(body: bytes) -> _Told:
     try:
         return _read(msgspec.json.decode(body))
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         text = body.decode("utf-8", "replace")
         return _Told() if text.lstrip().startswith("<") else _Told(text=text)
 
@@ -154,7 +164,7 @@ def _levels(value: object) -> Iterator[dict[str, Any] | str]:
         if isinstance(value, str) and value.lstrip().startswith("{"):
             try:
                 value = msgspec.json.decode(value)
-            except (msgspec.DecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 yield str(value)
                 return
         if isinstance(value, str):

@@ -79,7 +79,7 @@ def read(text: str, tools: Sequence[Tool]) -> ToolCall | None:
     """The call that an answer of that shape is; None if it was cut off or is something else."""
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("arguments"), dict):
         return None

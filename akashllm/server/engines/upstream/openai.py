@@ -92,8 +92,11 @@ class OpenAIDialect:
                 raise Unsupported("the upstream does not show its tokens")
 
     def text(self, tokens: list[int]) -> tuple[str, dict[str, Any]]:
-        """llama-server and vLLM have a route for it."""
+        """llama-server and vLLM have a route for it; this service repeats a prompt instead."""
         match self._known.flavour:
+            case "akashllm":
+                body = {"model": self._known.model, "prompt": tokens, "echo": True, "max_tokens": 0}
+                return "/v1/completions", body
             case "llamacpp":
                 return "/detokenize", {"tokens": tokens}
             case "vllm":

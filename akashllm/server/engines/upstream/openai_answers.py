@@ -54,7 +54,7 @@ class _Call:
         try:
             if not self.name or not isinstance(msgspec.json.decode(arguments), dict):
                 return None
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return None
         return ToolCall(id=self.id, name=self.name, arguments=arguments)
 

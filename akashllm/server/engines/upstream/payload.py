@@ -18,7 +18,7 @@ def decode(data: bytes) -> dict[str, Any]:
     """
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = _leniently(data)
     if not isinstance(value, dict):
         raise garbage("something that is no JSON object")
