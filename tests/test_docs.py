@@ -56,10 +56,14 @@ SHELL = [block for block in BLOCKS if block.language == "sh"]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
+def _kind(value: Any) -> str:
+    """What JSON calls its type."""
+    return "number" if type(value) in (int, float) else type(value).__name__
+
+
 def like(found: Any, shown: Any, place: str = "") -> None:
     """The same keys in the same order, and the same kinds of values; lists by their first element."""
-    kinds = (int, float) if isinstance(shown, int | float) and not isinstance(shown, bool) else type(shown)
-    assert isinstance(found, kinds), f"{place or 'the answer'} is {found!r}"
+    assert _kind(found) == _kind(shown), f"{place or 'the answer'} is {found!r}"
     if isinstance(shown, dict):
         assert list(found) == list(shown), f"the fields of {place or 'the answer'}"
         for key, value in shown.items():
