@@ -17,7 +17,7 @@ from threading import Condition, Event, Lock, Thread
 from time import perf_counter
 
 from akashllm.errors import ServiceError
-from akashllm.server.domain import ChatPrompt, Done, EngineStats, Generation, Sampling, TextPrompt
+from akashllm.server.domain import ChatPrompt, Done, EngineStats, Generation, InfillPrompt, Sampling, TextPrompt
 from akashllm.server.engines import frames
 from akashllm.server.engines.frames import (
     Answer,
@@ -55,6 +55,9 @@ PAUSE = 0.02
 
 _PREPARERS = 2
 _STACK = 16 << 20
+_MUCH = 1 << 17
+"""Characters of text from which a request is prepared apart from short ones; _MANY: messages."""
+_MANY = 256
 
 
 class Child:
@@ -74,7 +77,7 @@ class Child:
         # Their stacks are deeper than those on which constraints are tried.
         threading.stack_size(_STACK)
         self._helpers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
-        self._compilers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="compile")
+        self._patient = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare slowly")
         self._stop = Event()
         self._scheduler: Scheduler | None = None
 
@@ -197,7 +200,7 @@ class Child:
         match order:
             case Submit():
                 self._jobs[order.key] = None
-                (self._compilers if _constrained(order.request) else self._helpers).submit(self._prepare, order)
+                (self._patient if _slow(order.request) else self._helpers).submit(self._prepare, order)
             case Cancel():
                 scheduler = self._scheduler
                 job = self._jobs.get(order.key)
@@ -208,7 +211,9 @@ class Child:
                 self._post(lambda: self._hold(order.key, on=order.on))
             case Embed():
                 self._embeds.add(order.key)
-                self._helpers.submit(self._answer, order.key, lambda: self._embed(order))
+                much = sum(map(len, order.request.inputs)) > _MUCH
+                helpers = self._patient if much else self._helpers
+                helpers.submit(self._answer, order.key, lambda: self._embed(order))
             case Tokenize():
                 self._helpers.submit(self._answer, order.key, lambda: self._tokenize(order))
             case Detokenize():
@@ -289,10 +294,20 @@ class Child:
             os._exit(0)
 
 
-def _constrained(request: Generation) -> bool:
-    """Whether there may be a grammar to compile, behind which plain requests are not to wait."""
-    prompt = request.prompt
-    return request.constraint is not None or (isinstance(prompt, ChatPrompt) and bool(prompt.tools))
+def _slow(request: Generation) -> bool:
+    """Whether preparing it may take seconds, for which others are not to wait: a grammar, or much text."""
+    match request.prompt:
+        case ChatPrompt(messages=messages, tools=tools):
+            if tools or len(messages) > _MANY:
+                return True
+            size = sum(len(message.content) + len(message.thinking) for message in messages)
+        case TextPrompt(text=text):
+            size = len(text)
+        case InfillPrompt(prefix=prefix, suffix=suffix):
+            size = len(prefix) + len(suffix)
+        case _:
+            size = 0
+    return request.constraint is not None or size > _MUCH
 
 
 def scheduler_for(model: Model) -> Scheduler:

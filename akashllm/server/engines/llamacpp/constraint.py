@@ -21,7 +21,7 @@ from akashllm.server.chat.closing import closed
 from akashllm.server.domain import Constraint
 from akashllm.server.engines.llamacpp import trial
 from akashllm.server.engines.llamacpp.sampling import Row
-from akashllm.server.engines.llamacpp.trial import Trials, brief
+from akashllm.server.engines.llamacpp.trial import SMALL, Trials, brief
 from akashllm.server.engines.llamacpp.vocabulary import Vocabulary
 
 MAX_DEPTH = 64
@@ -121,11 +121,13 @@ class Constraints:
                 self._compiled.move_to_end(constraint)
                 return found
         grammar = _grammar(constraint)
-        self._trials.check(grammar)
+        size = self._trials.check(grammar)
         matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if matcher.is_error():
             message = f"the constraint cannot be used: {brief(matcher.get_error())}"
             raise BadRequest(message, hint="simplify the schema or grammar", param="constraint")
+        if size > SMALL:
+            return matcher
         with self._lock:
             self._compiled[constraint] = matcher
             while len(self._compiled) > _CACHED:

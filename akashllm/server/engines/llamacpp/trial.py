@@ -18,6 +18,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock
 
 import msgspec
@@ -32,6 +33,9 @@ SECONDS = 3.0
 """Processor time of one trial; PATIENCE: seconds it may last where the processor is busy."""
 PATIENCE = 20.0
 MEMORY = 1 << 30
+LARGEST = 96 << 20
+"""Bytes a compiled constraint may take; SMALL: up to which it is nothing to speak of."""
+SMALL = 8 << 20
 STACK = 4 << 20
 """Bytes: half of what the threads have on which the constraint is compiled in earnest."""
 
@@ -54,10 +58,11 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of it: the Lark text of GBNF, or what is wrong with it."""
+    """What came of it: the Lark text of GBNF, or what is wrong with it; bytes the compiled constraint takes."""
 
     lark: str = ""
     fault: str = ""
+    size: int = 0
 
 
 class Trials:
@@ -70,9 +75,12 @@ class Trials:
         self._refused: OrderedDict[bytes, None] = OrderedDict()
         self._lock = Lock()
 
-    def check(self, grammar: str) -> None:
-        """Return if compiling `grammar` (llguidance's own form) comes to an end; raises `BadRequest` if not."""
-        self._try(Attempt(grammar))
+    def check(self, grammar: str) -> int:
+        """Bytes that `grammar` (in llguidance's own form) takes once compiled.
+
+        Raises `BadRequest` if compiling it does not come to an end, or takes too much.
+        """
+        return self._try(Attempt(grammar)).size
 
     def lark(self, gbnf: str) -> str:
         """GBNF as Lark. Raises `BadRequest`."""
@@ -89,7 +97,10 @@ class Trials:
             if digest in self._refused:
                 raise _too_complex()
             outcome = self._outcome(body)
-            if outcome is not None:
+            if outcome is not None and outcome.size > SMALL:
+                # The next one is to be measured in a process that has nothing left over from this one.
+                self.close()
+            if outcome is not None and outcome.size <= LARGEST:
                 return outcome
             self._refused[digest] = None
             while len(self._refused) > _REMEMBERED:
@@ -177,10 +188,16 @@ def _serve(connection: socket.socket) -> None:
 
 def _compile(tokenizer: LLTokenizer, grammar: str) -> Outcome:
     """Whether it can be used is found out later; here it only has to come to an end."""
+    before = _resident()
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
     if not matcher.is_error():
         matcher.deep_copy().compute_bitmask()
-    return Outcome()
+    return Outcome(size=max(0, _resident() - before))
+
+
+def _resident() -> int:
+    """Bytes of memory this process has now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def _convert(gbnf: str) -> Outcome:
