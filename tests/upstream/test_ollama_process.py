@@ -200,12 +200,12 @@ async def test_a_death_is_mended(stage: Stage) -> None:
     async with stage.engine() as engine:
         await engine.load()
         first = stage.seen
-        with pytest.raises((EngineDied, EngineFailed), match="the upstream at"):
+        with pytest.raises(EngineDied, match="the upstream at"):
             await run(engine, say("die"))
         assert (await run(engine, say())).text == "Hello"
         await until_gone(first["pid"], first["runner"])
         assert stage.seen["pid"] != first["pid"]
-        assert engine.stats().restarts == 1
+        assert engine.stats().restarts >= 1
 
 
 async def test_a_death_that_nobody_sees_is_mended_too(stage: Stage) -> None:

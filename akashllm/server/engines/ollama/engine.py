@@ -92,35 +92,34 @@ class OllamaEngine(UpstreamEngine):
             self._fall(f"Ollama stopped: {words}")
 
     async def _prepare(self) -> None:
-        if not self._process.running:
+        while not await self._answers():
             quick = self._process.quick
             if quick > len(BACK_OFF):
-                last = self._process.lines[-1] if self._process.lines else "it said nothing"
-                raise GivenUp(f"Ollama stopped {quick} times in a row; the last time: {last}")
+                raise GivenUp(f"Ollama stopped {quick} times in a row; its last words: {self._last_words()}")
             if quick:
                 await asyncio.sleep(BACK_OFF[quick - 1])
             if self.state != "failed":
                 self._set("starting", "starting Ollama")
             await self._process.start()
             self._link.url = f"http://127.0.0.1:{self._process.port}"
-        await self._answers()
         await self._have()
 
-    async def _answers(self) -> None:
-        """Wait until it answers. Raises `Unreachable` if it ended instead."""
+    async def _answers(self) -> bool:
+        """Wait until it answers; whether it does, for it may have ended or never been started."""
         began = monotonic()
-        while True:
+        while self._process.running:
             try:
                 await self._link.ask("GET", "/api/version", within=5.0)
             except ServiceError as error:
-                if not self._process.running:
-                    last = self._process.lines[-1] if self._process.lines else "it said nothing"
-                    raise Unreachable(f"Ollama ended while it was starting: {last}") from error
                 if monotonic() - began > START_UP:
                     raise EngineFailed(f"Ollama did not answer within {START_UP:g} seconds") from error
             else:
-                return
+                return True
             await asyncio.sleep(0.05)
+        return False
+
+    def _last_words(self) -> str:
+        return self._process.lines[-1] if self._process.lines else "none"
 
     # --- the model -----------------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class OllamaProcess:
                 f"there is no program {self._binary}",
                 hint="install Ollama, or set AKASHLLM_OLLAMA_BINARY to where it is",
             )
+        await self._settle()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self._stopping = False
@@ -112,16 +113,22 @@ class OllamaProcess:
     async def stop(self) -> None:
         """End the process and everything it started."""
         self._stopping = True
-        process, task = self._process, self._task
+        process = self._process
         if process is not None and process.returncode is None:
             self._signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLITE):
                     await process.wait()
             self._signal(signal.SIGKILL)
+        await self._settle()
+        self._process = None
+
+    async def _settle(self) -> None:
+        """Let what attends to an ended process end too; who still holds its output is not waited for."""
+        task, self._task = self._task, None
         if task is not None:
-            await task
-        self._process = self._task = None
+            await asyncio.wait([task], timeout=_POLITE)
+            task.cancel()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:

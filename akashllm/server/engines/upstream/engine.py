@@ -265,7 +265,11 @@ class UpstreamEngine:
         return self._dialect
 
     async def _answer(self, request: Generation) -> AsyncGenerator[Event]:
-        """One answer, with the oldest messages dropped where that is wanted and the upstream cannot do it."""
+        """One answer, with the oldest messages dropped where that is wanted and the upstream cannot do it.
+
+        A request that did not reach the upstream is sent once more, if the upstream can be had again.
+        """
+        lost = False
         for _ in range(_ATTEMPTS):
             began = False
             try:
@@ -278,6 +282,11 @@ class UpstreamEngine:
                 if fewer is None:
                     raise
                 request = fewer
+            except Unreachable:
+                if began or lost:
+                    raise
+                lost = True
+                await self.load()
             else:
                 return
         raise BadRequest("the messages do not fit the context, even without the oldest", code=OVERFLOW)

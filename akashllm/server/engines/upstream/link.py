@@ -30,6 +30,7 @@ CONNECT = 5.0
 FIRST = 600.0
 STALL = 120.0
 
+_CONNECTING = (httpx.ConnectError, httpx.ConnectTimeout)
 _IDLE = 3.0
 """Seconds a connection is kept for the next request: servers close theirs after five."""
 
@@ -152,17 +153,14 @@ class Link:
 
     async def _send(self, client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
         """Send, a second time if a kept connection turned out to be closed before anything came back."""
-        for last in (False, True):
-            try:
-                return await client.send(request, stream=True)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                raise Unreachable(
-                    f"the upstream at {self.shown} cannot be reached: {_reason(error)}", retry_after=5
-                ) from error
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                if last:
-                    raise
-        raise AssertionError
+        try:
+            return await client.send(request, stream=True)
+        except _CONNECTING as error:
+            raise Unreachable(
+                f"the upstream at {self.shown} cannot be reached: {_reason(error)}", retry_after=5
+            ) from error
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            return await client.send(request, stream=True)
 
 
 def _certificates(url: str) -> ssl.SSLContext:
