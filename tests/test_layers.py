@@ -69,6 +69,7 @@ def imports(path: Path) -> set[str]:
 
 
 def within(name: str, layer: str) -> bool:
+    """Whether a module belongs to a layer."""
     layer = layer.replace("/", ".")
     return name == layer or name.startswith(layer + ".")
 

@@ -73,7 +73,8 @@ class Patience(_Base):
 
     def _busy(self) -> bool:
         """Whether the application has a request: from here on it is the one to lose patience."""
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: Any = self.cycle  # None before the first request, which uvicorn's annotation does not say
+        return cycle is not None and not cycle.response_complete
 
     def _in_head(self) -> bool:
         """Whether the next byte belongs to a request line or a header."""

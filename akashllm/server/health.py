@@ -39,7 +39,7 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be answered: an idle model that was unloaded is loaded again by the next one."""
+        """Whether a request would be answered: a model that was unloaded is loaded again by the next one."""
         return self.state in {"ready", "unloaded"}
 
     def public(self, model: str) -> dict[str, Any]:

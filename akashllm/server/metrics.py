@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -23,7 +24,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        prefix = {"namespace": "akashllm", "registry": self.registry}
+        prefix: dict[str, Any] = {"namespace": "akashllm", "registry": self.registry}
         self._requests = Counter("http_requests", "Requests by route and status", ["route", "status"], **prefix)
         self._duration = Histogram(
             "http_request_duration_seconds", "Whole requests", ["route"], buckets=_WAITS, **prefix
@@ -75,8 +76,8 @@ class _Gauges(Collector):
         """One family a figure."""
         state, stats, used, slots, waiting = self._snapshot()
         states = GaugeMetricFamily("akashllm_state", "1 for the state the engine is in", labels=["state"])
-        for name in _STATES:
-            states.add_metric([name], float(name == state))
+        for each in _STATES:
+            states.add_metric([each], float(each == state))
         yield states
         for name, words, value in (
             ("slots_used", "Slots in use", used),
