@@ -10,7 +10,7 @@ import pytest
 
 from akashllm.errors import EngineDied, EngineFailed
 from akashllm.server.engine import Engine, State
-from akashllm.server.engines.upstream import engine as module
+from akashllm.server.engines.upstream import presence
 from akashllm.server.engines.upstream.engine import UpstreamEngine
 from akashllm.server.run import build_engine
 from akashllm.server.settings import BadSettings, Settings
@@ -42,7 +42,7 @@ class Watched:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long pauses between attempts."""
-    monkeypatch.setattr(module, "BACK_OFF", (0.01,))
+    monkeypatch.setattr(presence, "BACK_OFF", (0.01,))
 
 
 async def test_is_an_engine() -> None:

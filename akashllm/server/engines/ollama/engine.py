@@ -17,8 +17,9 @@ import msgspec
 from akashllm.errors import EngineDied, EngineFailed, ServiceError
 from akashllm.server.engines.ollama.process import OllamaProcess
 from akashllm.server.engines.supervisor import BACK_OFF, START_UP
-from akashllm.server.engines.upstream.engine import GivenUp, UpstreamEngine
+from akashllm.server.engines.upstream.engine import UpstreamEngine
 from akashllm.server.engines.upstream.link import Unreachable, objects
+from akashllm.server.engines.upstream.presence import GivenUp
 
 _PULLS = 3
 """Times a pull is tried: Ollama goes on where it stopped."""

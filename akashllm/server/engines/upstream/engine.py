@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from time import monotonic, perf_counter_ns
 
 import msgspec
 
-from akashllm.errors import BadRequest, Busy, EngineDied, EngineFailed, ServiceError
+from akashllm.errors import BadRequest, EngineFailed, ServiceError
 from akashllm.server.domain import (
     ChatPrompt,
-    Delta,
     Done,
     Embedding,
     Embeddings,
@@ -22,62 +20,26 @@ from akashllm.server.domain import (
     Generation,
     Message,
     ModelInfo,
-    Timings,
 )
-from akashllm.server.engine import State, Watcher
 from akashllm.server.engines.upstream import fitting
 from akashllm.server.engines.upstream.dialect import Dialect, Known
 from akashllm.server.engines.upstream.discovery import Wish, discover, loaded
-from akashllm.server.engines.upstream.faults import LOADING, OVERFLOW, blame, garbage
-from akashllm.server.engines.upstream.link import Link, Silent, Unreachable, objects, payloads
+from akashllm.server.engines.upstream.faults import OVERFLOW, blame, garbage
+from akashllm.server.engines.upstream.link import Link, Unreachable, objects, payloads
 from akashllm.server.engines.upstream.ollama import OllamaDialect
 from akashllm.server.engines.upstream.openai import OpenAIDialect
 from akashllm.server.engines.upstream.payload import entries, text
+from akashllm.server.engines.upstream.presence import INTERVAL, LOOK, PATIENCE, Presence
 from akashllm.server.engines.upstream.several import several
+from akashllm.server.engines.upstream.stopwatch import Stopwatch
 
 log = logging.getLogger("akashllm.engine")
 
-PATIENCE = 30.0
-"""Seconds a load waits for an upstream that is not there yet; one that loads its model is waited for longer."""
-
-INTERVAL = 10.0
-"""Seconds between two looks at an upstream that is well."""
-
-BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds before the first, second ... new attempt to reach one that is not; the last from then on."""
-
-_LOOK = 5.0
-_STRIKES = 3
 _ATTEMPTS = 8
 _DRAIN = 1.0
 
 
-class Stopwatch:
-    """Times an answer from outside, for an upstream that does not say how long it took."""
-
-    def __init__(self) -> None:
-        self._began = perf_counter_ns()
-        self._first = 0
-
-    def see(self, event: Event) -> None:
-        """Note when the first text came."""
-        if not self._first and isinstance(event, Delta):
-            self._first = perf_counter_ns()
-
-    def timed(self, event: Event) -> Event:
-        """The last event with durations, measured ones where it has none."""
-        if not isinstance(event, Done) or event.timings.prompt or event.timings.decode:
-            return event
-        now = perf_counter_ns()
-        first = self._first or now
-        return msgspec.structs.replace(event, timings=Timings(prompt=first - self._began, decode=now - first))
-
-
-class GivenUp(EngineFailed):
-    """Trying again would not help, unless somebody asks for it."""
-
-
-class UpstreamEngine:
+class UpstreamEngine(Presence):
     """Implements `akashllm.server.engine.Engine` over HTTP.
 
     url      where the upstream answers, without `/v1` or `/api`
@@ -103,21 +65,12 @@ class UpstreamEngine:
         interval: float = INTERVAL,
         link: Link | None = None,
     ) -> None:
-        self._link = link or Link(url, key)
+        super().__init__(link or Link(url, key), patience=patience, interval=interval)
         self._wish = Wish(name=name, model=model, dialect=dialect, context=context, slots=slots)
-        self._patience = patience
-        self._interval = interval
         self._info = ModelInfo(name=name, format="", context=context, slots=slots)
         self._known: Known | None = None
         self._dialect: Dialect | None = None
-        self._state: State = "unloaded"
-        self._watchers: list[Watcher] = []
-        self._lock = asyncio.Lock()
-        self._look = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
         self._stats = EngineStats(slots=slots)
-        self._over = False
-        self.reason = ""
 
     # --- the Engine protocol -------------------------------------------------------------------------------
 
@@ -125,11 +78,6 @@ class UpstreamEngine:
     def name(self) -> str:
         """Which engine this is."""
         return "upstream"
-
-    @property
-    def state(self) -> State:
-        """Where the upstream is, as far as was seen."""
-        return self._state
 
     @property
     def info(self) -> ModelInfo:
@@ -146,34 +94,13 @@ class UpstreamEngine:
         """Which server the upstream turned out to be; empty before it was reached."""
         return self._known.flavour if self._known is not None else ""
 
-    def watch(self, watcher: Watcher) -> None:
-        """Have `watcher` called on every change of state."""
-        self._watchers.append(watcher)
-
-    async def load(self) -> None:
-        """Reach the upstream and see a token come out of it. Raises `EngineFailed` with the reason."""
-        async with self._lock:
-            if self._state == "ready":
-                return
-            first = self._state == "unloaded"
-            if first:
-                self._set("starting", f"looking for the upstream at {self._link.shown}")
-            try:
-                await self._until_ready(self._patience if first else 0.0)
-            except ServiceError as error:
-                self._failed(error)
-                raise _failure(error) from error
-            finally:
-                if self._keeper is None:
-                    self._keeper = asyncio.create_task(self._keep(), name="watch the upstream")
-
     async def unload(self) -> None:
         """Have Ollama give the memory back; other upstreams keep their model whatever is said."""
         await self._leave()
         if self._known is not None and self._known.flavour == "ollama":
             body = {"model": self._known.model, "keep_alive": 0}
             try:
-                await self._link.ask("POST", "/api/generate", body, within=_LOOK)
+                await self._link.ask("POST", "/api/generate", body, within=LOOK)
             except ServiceError as error:
                 log.warning("the upstream did not unload the model: %s", error.message)
         self._set("unloaded", "")
@@ -254,7 +181,7 @@ class UpstreamEngine:
 
     def stats(self) -> EngineStats:
         """What passes through; what the upstream does besides is not known."""
-        return self._stats
+        return msgspec.structs.replace(self._stats, restarts=self.losses)
 
     # --- one request ---------------------------------------------------------------------------------------
 
@@ -321,44 +248,14 @@ class UpstreamEngine:
             self._notice(error)
             raise
 
-    def _notice(self, error: ServiceError) -> None:
-        """An upstream that cannot be reached, or that broke off, is looked after at once."""
-        if self._state != "ready":
-            return
-        if isinstance(error, Unreachable):
-            self._fall(error.message)
-        elif isinstance(error, EngineDied):
-            self._look.set()
-
     def _count(self, **changes: int) -> None:
         values = {name: getattr(self._stats, name) + change for name, change in changes.items()}
         self._stats = msgspec.structs.replace(self._stats, **values)
 
     # --- coming and going ----------------------------------------------------------------------------------
 
-    async def _prepare(self) -> None:
-        """See to it that there is an upstream. Raises `Unreachable` to be asked again soon, else why not."""
-
-    async def _until_ready(self, patience: float) -> None:
-        """Connect, again and again for a while; for as long as it takes while the upstream loads its model."""
-        began = monotonic()
-        attempt = 0
-        while True:
-            try:
-                await self._prepare()
-                await self._connect()
-            except Unreachable:
-                if monotonic() - began >= patience:
-                    raise
-            except Busy as error:
-                if error.code == LOADING:
-                    self._set("loading", error.message)
-                elif monotonic() - began >= patience:
-                    raise
-            else:
-                return
-            await asyncio.sleep(BACK_OFF[min(attempt, len(BACK_OFF) - 1)])
-            attempt += 1
+    def _sign(self) -> str:
+        return "/api/version" if self.flavour == "ollama" else "/v1/models"
 
     async def _connect(self) -> None:
         """Find out what it is, and have it say one token."""
@@ -413,76 +310,3 @@ class UpstreamEngine:
         async with contextlib.aclosing(self._once(request)) as events:
             async for _ in events:
                 pass
-
-    async def _keep(self) -> None:
-        """Look after the upstream: see when it goes, and when it comes back."""
-        strikes = attempt = 0
-        while True:
-            well = self._state == "ready"
-            pause = self._interval if well else BACK_OFF[min(attempt, len(BACK_OFF) - 1)]
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._look.wait()
-            self._look.clear()
-            if self._state == "ready":
-                strikes = await self._check(strikes)
-                attempt = 0
-            elif self._state == "failed" and not self._over:
-                attempt += 1
-                await self._again()
-
-    async def _check(self, strikes: int) -> int:
-        """Ask an upstream that is well whether it still is; how many times in a row it was not."""
-        path = "/api/version" if self.flavour == "ollama" else "/v1/models"
-        try:
-            await self._link.ask("GET", path, within=_LOOK)
-        except Busy:
-            return 0
-        except ServiceError as error:
-            strikes += 1
-            if strikes >= _STRIKES or (isinstance(error, Unreachable) and not isinstance(error, Silent)):
-                self._fall(error.message)
-                return 0
-            self._look.set()
-            return strikes
-        return 0
-
-    async def _again(self) -> None:
-        async with self._lock:
-            if self._state != "failed":
-                return
-            try:
-                await self._prepare()
-                await self._connect()
-            except ServiceError as error:
-                self._failed(error)
-
-    def _failed(self, error: ServiceError) -> None:
-        self._over = isinstance(error, GivenUp)
-        self._set("failed", error.message)
-
-    def _fall(self, words: str) -> None:
-        log.warning("the upstream is gone: %s", words)
-        self._count(restarts=1)
-        self._set("failed", words)
-        self._look.set()
-
-    async def _leave(self) -> None:
-        """Stop looking after the upstream."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait([keeper])
-
-    def _set(self, state: State, reason: str, percent: float | None = None) -> None:
-        if (state, reason) == (self._state, self.reason) and percent is None:
-            return
-        self._state, self.reason = state, reason
-        for watcher in self._watchers:
-            watcher(state, reason, percent)
-
-
-def _failure(error: ServiceError) -> EngineFailed:
-    if isinstance(error, EngineFailed):
-        return error
-    return EngineFailed(f"the upstream cannot serve the model: {error.message}", hint=error.hint)
