@@ -61,7 +61,7 @@ async def discover(link: Link, wish: Wish) -> Known:
     if refused is not None:
         raise refused
     if wish.dialect == "ollama":
-        raise EngineFailed(f"what answers at {link.shown} is not Ollama", hint="see AKASHLLM_UPSTREAM_DIALECT")
+        raise EngineFailed("what answers is not Ollama", hint="see AKASHLLM_UPSTREAM_DIALECT")
     return _other(wish, _pick(listed, wish.model))
 
 
@@ -227,7 +227,7 @@ def _least(asked: int, has: int) -> int:
 async def _object(link: Link, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     answer = await link.ask(method, path, body, within=QUICK)
     if not isinstance(answer, dict):
-        raise EngineFailed(f"what answers at {link.shown} is no model server: {path} is no object")
+        raise EngineFailed(f"what answers is no model server: {path} is no object")
     return answer
 
 

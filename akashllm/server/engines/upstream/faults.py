@@ -18,7 +18,7 @@ from akashllm.errors import (
     TooLarge,
     Unsupported,
 )
-from akashllm.server.domain import Generation
+from akashllm.server.domain import ChatPrompt, Generation
 
 OVERFLOW = ContextOverflow.code
 """The code of every refusal that says the prompt is too long, whether its numbers are known or not."""
@@ -91,8 +91,12 @@ def in_band(error: object) -> ServiceError:
 
 def blame(error: BadRequest, request: Generation) -> None:
     """Name the parameter, where the upstream did not and its words leave no doubt."""
-    constraint = request.constraint
-    if error.param is None and constraint is not None and _SHAPE.search(error.message):
+    if error.param is not None or not _SHAPE.search(error.message):
+        return
+    prompt, constraint = request.prompt, request.constraint
+    if isinstance(prompt, ChatPrompt) and prompt.tool_choice.mode in {"required", "named"}:
+        error.param = "tools"
+    elif constraint is not None:
         error.param = "grammar" if constraint.kind == "gbnf" else "response_format"
 
 

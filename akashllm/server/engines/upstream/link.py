@@ -59,7 +59,7 @@ class Link:
 
     @property
     def shown(self) -> str:
-        """The address as people may see it: its host and port."""
+        """Host and port, for the log. Errors reach clients, who need not know where the upstream is."""
         return httpx.URL(self.url).netloc.decode("ascii", "replace")
 
     def _open(self) -> httpx.AsyncClient:
@@ -91,7 +91,7 @@ class Link:
             async with asyncio.timeout(within or self._first), self._request(method, path, body) as response:
                 data = await _bounded(response)
         except TimeoutError:
-            raise Silent(f"the upstream at {self.shown} does not answer in time", retry_after=5) from None
+            raise Silent("the upstream does not answer in time", retry_after=5) from None
         try:
             return msgspec.json.decode(data)
         except (ValueError, RecursionError) as error:
@@ -122,7 +122,7 @@ class Link:
                         raise garbage(f"a line of more than {MAX_LINE} bytes")
         except TimeoutError:
             raise EngineDied(
-                f"the upstream at {self.shown} said nothing for {limit:g} seconds",
+                f"the upstream said nothing for {limit:g} seconds",
                 hint="send the request again",
             ) from None
         if buffer:
@@ -147,7 +147,7 @@ class Link:
                 await response.aclose()
         except httpx.TransportError as error:
             raise EngineDied(
-                f"the connection to the upstream at {self.shown} broke: {_reason(error)}",
+                f"the connection to the upstream broke: {_reason(error)}",
                 hint="send the request again",
             ) from error
 
@@ -156,9 +156,7 @@ class Link:
         try:
             return await client.send(request, stream=True)
         except _CONNECTING as error:
-            raise Unreachable(
-                f"the upstream at {self.shown} cannot be reached: {_reason(error)}", retry_after=5
-            ) from error
+            raise Unreachable(f"the upstream cannot be reached: {_reason(error)}", retry_after=5) from error
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
             return await client.send(request, stream=True)
 

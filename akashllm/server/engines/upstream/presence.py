@@ -69,7 +69,7 @@ class Presence:
                 return
             first = self._state == "unloaded"
             if first:
-                self._set("starting", f"looking for the upstream at {self._link.shown}")
+                self._set("starting", "looking for the upstream")
             try:
                 await self._until_ready(self._patience if first else 0.0)
             except ServiceError as error:
@@ -158,11 +158,13 @@ class Presence:
                 self._failed(error)
 
     def _failed(self, error: ServiceError) -> None:
+        if self._state != "failed":
+            log.warning("the upstream at %s cannot be used: %s", self._link.shown, error.message)
         self._over = isinstance(error, GivenUp)
         self._set("failed", error.message)
 
     def _fall(self, words: str) -> None:
-        log.warning("the upstream is gone: %s", words)
+        log.warning("the upstream at %s is gone: %s", self._link.shown, words)
         self.losses += 1
         self._over = False
         self._set("failed", words)
