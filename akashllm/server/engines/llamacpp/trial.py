@@ -29,7 +29,7 @@ from akashllm.errors import BadRequest
 from akashllm.server.engines.frames import HEADER, receive
 from akashllm.server.engines.lifeline import die_with_parent
 
-SECONDS = 3.0
+SECONDS = 2.0
 """Processor time of one trial; PATIENCE: seconds it may last where the processor is busy."""
 PATIENCE = 20.0
 MEMORY = 1 << 30
