@@ -89,7 +89,9 @@ def _line(text: str) -> Iterator[Event]:
 
 
 def _layer(message: Mapping[str, Any]) -> Event:
-    progress = message.get("progressDetail") or {}
+    progress = message.get("progressDetail")
+    if not isinstance(progress, dict):
+        progress = {}
     return Event(
         "layer",
         plain(str(message["status"])),

@@ -40,6 +40,11 @@ def running(home: Home) -> list[Process]:
     return found
 
 
+def one_deployment(home: Home) -> bool:
+    """Supervisor, service, engine; and perhaps the process in which the engine tries constraints."""
+    return len(running(home)) in {3, 4}
+
+
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for another process to get there."""
     deadline = time.monotonic() + seconds
@@ -179,7 +184,7 @@ def test_a_killed_deploy_is_gone_on_with(there: Run, here: Run, home: Home, step
     assert said.document["state"] == "ready"
     assert len(LocalMarket(home.local).holdings()) == 1
     # Supervisor, service, engine: one of each.
-    assert len(running(home)) == 3
+    assert one_deployment(home)
 
 
 def test_ctrl_c_says_what_still_runs(here: Run, home: Home) -> None:
@@ -221,7 +226,7 @@ def test_two_deploys_at_once_make_one_deployment(there: Run, home: Home) -> None
     assert [one.returncode for one in both] == [0, 0]
     assert documents[0]["url"] == documents[1]["url"]
     assert sorted(one["already_running"] for one in documents) == [False, True]
-    assert len(running(home)) == 3
+    assert one_deployment(home)
 
 
 def test_a_crash_is_mended_and_a_dead_supervisor_is_noticed(there: Run, here: Run, home: Home) -> None:
@@ -236,7 +241,7 @@ def test_a_crash_is_mended_and_a_dead_supervisor_is_noticed(there: Run, here: Ru
     until(
         lambda: (seen := here("status", "one", "--json").document)["restarts"] == 1 and seen["state"] == "ready"
     )
-    assert len(running(home)) == 3
+    assert one_deployment(home)
 
     os.kill(record.supervisor.pid, signal.SIGKILL)
     until(lambda: running(home) == [])
@@ -295,7 +300,7 @@ def test_close_asks_on_a_terminal_and_the_view_there_is_alive(here: Run, home: H
 
     refused = on_a_terminal(("close", "one"), "\n")
     assert (refused.code, "left as it is" in refused.out) == (1, True)
-    assert len(running(home)) == 3
+    assert one_deployment(home)
     assert on_a_terminal(("close", "one"), "y\n").code == 0
     assert running(home) == []
 
