@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from akashllm.cli import deploy, images, look, make, operate, serve, smoke
+from akashllm.cli import deploy, images, login, look, make, operate, serve, smoke
 from akashllm.cli.crash import redacted, save_traceback
 from akashllm.cli.out import Interrupted, WithDocument, print_json
 from akashllm.cli.text import safe
@@ -32,6 +32,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("url", operate.url),
     ("key", operate.key),
     ("close", operate.close),
+    ("login", login.login),
     ("serve", serve.serve),
     ("smoke-test", smoke.smoke_test),
     ("models", look.models),

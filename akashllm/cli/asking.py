@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from akashllm.errors import UsageError
 from akashllm.plan import DeployRequest, Plan
@@ -22,13 +24,16 @@ def model_word(text: str) -> str:
     return text
 
 
-def planned(request: DeployRequest) -> Plan:
-    """The plan; a model that is not in the catalogue is looked up in its file or on the hub."""
+def planned(request: DeployRequest, *, prices: Mapping[str, Any] | None = None) -> Plan:
+    """The plan; a model that is not in the catalogue is looked up in its file or on the hub.
+
+    prices   what Console's gpu-prices answers; None: the dated table
+    """
     from akashllm.catalog.remote import Hub
 
     request = dataclasses.replace(request, model=model_word(request.model))
     with Hub(token=os.environ.get("HF_TOKEN")) as hub:
-        plan = make_plan(request, lookup=hub.describe)
+        plan = make_plan(request, lookup=hub.describe, prices=prices)
         if request.name is None:
             plan = dataclasses.replace(plan, name=default_name(plan))
     return plan

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from akashllm.errors import MarketError, UsageError
+from akashllm.errors import KeyRefused, MarketError, UsageError
 from akashllm.market.base import Market
 from akashllm.market.local import LocalMarket
 from akashllm.state import Home
+
+if TYPE_CHECKING:
+    from akashllm.market.console import ConsoleMarket
 
 NAMES = ("local", "console", "wallet")
 DEFAULT = "console"
 """A deployment goes to Akash unless one says otherwise."""
 
 _MISSING = {
-    "console": "the market `console` (Akash's Console and its API key) is not in this version",
     "wallet": "the market `wallet` (your own keys and the provider-services command) is not in this version",
 }
 
 
-def market_named(name: str, home: Home, *, port: int | None = None) -> Market:
+def market_named(name: str, home: Home, *, port: int | None = None, hours: int | None = None) -> Market:
     """The market of that name. Raises `UsageError` for no market, `MarketError` for one that is not here."""
     if name == "local":
         return LocalMarket(home.local, port=port)
+    if name == "console":
+        return console_market(home, hours=hours)
     if name in _MISSING:
         raise MarketError(
             _MISSING[name],
@@ -33,5 +38,39 @@ def market_named(name: str, home: Home, *, port: int | None = None) -> Market:
 
 
 def markets_here(home: Home) -> Sequence[Market]:
-    """Every market that can be asked what it holds."""
-    return [market_named("local", home)]
+    """Every market that can be asked what it holds: this machine, and Console where there is a key for it."""
+    from akashllm.market.console_key import find_key
+
+    names = ("local", "console") if find_key(home) is not None else ("local",)
+    return [market_named(name, home) for name in names]
+
+
+def console_market(home: Home, *, hours: int | None = None) -> ConsoleMarket:
+    """Console, with whatever key this user has; without one it still tells what is public."""
+    from akashllm.market.console import ConsoleMarket
+    from akashllm.market.console_http import ConsoleHttp
+    from akashllm.market.console_journal import Journal
+    from akashllm.market.console_key import find_key
+
+    http = ConsoleHttp(find_key(home))
+    return ConsoleMarket(http=http, journal=Journal(home.root / "console" / "orders"), hours=hours)
+
+
+def require_key(market: Market) -> None:
+    """Raise `KeyRefused` where nothing could be ordered for want of a key."""
+    from akashllm.market.console import ConsoleMarket
+    from akashllm.market.console_key import WHERE
+
+    if isinstance(market, ConsoleMarket) and not market.http.has_key:
+        raise KeyRefused(
+            "there is no API key for Akash's Console", hint=f"{WHERE}; `--market local` runs it on this machine"
+        )
+
+
+def hang_up(markets: Iterable[Market]) -> None:
+    """Close connections that a command has used."""
+    from akashllm.market.console import ConsoleMarket
+
+    for market in markets:
+        if isinstance(market, ConsoleMarket):
+            market.close_connections()

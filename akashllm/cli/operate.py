@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from akashllm.cli import options as opt
-from akashllm.cli.markets import markets_here
+from akashllm.cli.markets import hang_up, markets_here
 from akashllm.cli.out import Interrupted, Out
 from akashllm.cli.text import columns
 from akashllm.errors import MarketError, NoSuchDeployment, StateError, UsageError
@@ -28,15 +28,23 @@ Tail = Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Last line
 def _record() -> Iterator[tuple[Store, dict[str, Market]]]:
     home = Home.find()
     with Store(home) as store:
-        yield store, {market.name: market for market in markets_here(home)}
+        markets = {market.name: market for market in markets_here(home)}
+        try:
+            yield store, markets
+        finally:
+            hang_up(markets.values())
 
 
 def list_(*, all_: All = False, json: opt.Json = False) -> None:
     """Every deployment and how it is."""
     out = Out(json=json)
     with _record() as (store, markets):
-        found = list(views(store, list(markets.values()), closed=all_))
-    out.document({"deployments": [one.as_dict() for one in found]})
+        silent: list[str] = []
+        found = list(views(store, list(markets.values()), closed=all_, silent=silent))
+    for words in silent:
+        out.talk(f"warning: {words}; what is open there may be more than this list shows")
+    missing = {"not_asked": silent} if silent else {}
+    out.document({"deployments": [one.as_dict() for one in found], **missing})
     if not found:
         out.talk("nothing is deployed; `akashllm deploy --market local` runs the bundled model here")
         return
@@ -71,6 +79,8 @@ def status(name: opt.Name, *, json: opt.Json = False) -> None:
         ("created", seen.created_at),
         ("sdl", seen.sdl or "-"),
     ]
+    if seen.hours is not None:
+        facts.append(("money", f"lasts {seen.hours:.1f} hours" + ("" if seen.hours >= 1 else ": add funds")))
     if seen.reason:
         facts.insert(2, ("reason", seen.reason))
     if smoke:
@@ -161,7 +171,7 @@ def _stray(store: Store, markets: dict[str, Market], word: str) -> tuple[Market,
     return next(
         (
             (market, held)
-            for market, held in unrecorded(store, list(markets.values()))
+            for market, held in unrecorded(store, list(markets.values()), silent=[])
             if word in {held.dseq, held.reference}
         ),
         None,

@@ -82,7 +82,7 @@ class ConsoleMarket:
 
     def gpu_prices(self) -> Mapping[str, Any]:
         """`GET /v1/gpu-prices`, which needs no key: what `make_plan(prices=...)` takes."""
-        return mapping(self.http.get("/v1/gpu-prices", key=False))
+        return mapping(self.http.get("/v1/gpu-prices", key=False, tries=1))
 
     def screen(self, sdl: str) -> Screening:
         """Who could serve it; not known where Console does not say."""

@@ -81,9 +81,11 @@ class ConsoleHttp:
         """Whether there is a key at all."""
         return self._key is not None
 
-    def get(self, path: str, params: Mapping[str, str] | None = None, *, key: bool = True) -> Any:
+    def get(
+        self, path: str, params: Mapping[str, str] | None = None, *, key: bool = True, tries: int = _TRIES
+    ) -> Any:
         """Read. Tried again on what may pass."""
-        return self._again("GET", path, params=params, key=key)
+        return self._again("GET", path, params=params, key=key, tries=tries)
 
     def ask(self, path: str, body: Mapping[str, Any], *, key: bool = True) -> Any:
         """A POST that changes nothing: tried again as a read is."""
@@ -112,17 +114,18 @@ class ConsoleHttp:
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         key: bool = True,
+        tries: int = _TRIES,
     ) -> Any:
-        for number in range(1, _TRIES + 1):
+        for number in range(1, tries + 1):
             try:
                 return self._once(method, path, params=params, body=body, key=key)
             except _Later as later:
-                if number == _TRIES:
+                if number == tries:
                     raise later.error from None
                 wait = _BACKOFF * 2 ** (number - 1) * (0.5 + self._chance())
                 self._clock.sleep(min(_MAX_WAIT, max(wait, later.seconds)))
             except MarketUnavailable:
-                if number == _TRIES:
+                if number == tries:
                     raise
                 self._clock.sleep(_BACKOFF * 2 ** (number - 1) * (0.5 + self._chance()))
         raise AssertionError

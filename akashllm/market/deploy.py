@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,6 +57,8 @@ _KEY_BYTES = 24
 _RUNS = frozenset({"starting", "running", "restarting"})
 _HARMLESS = frozenset({"plan", "preflight"})
 """Steps that leave nothing at a market: when one fails, there is nothing to go on with."""
+
+_OF_THE_DAY = frozenset({"max_price_hour", "max_uact_block", "price_source", "warnings"})
 
 _ENDED = frozenset({"failed", "stopped", "closed"})
 
@@ -139,7 +141,7 @@ class Deployer:
         row = adopted(self.store, self.market, row)
         standing = self.market.status(row.dseq) if row.dseq else None
         runs = standing is not None and standing.state in _RUNS
-        same = row.plan == plan
+        same = _lasting(row.plan) == _lasting(plan)
         if runs and row.state == "active" and not same:
             raise UsageError(
                 f"{row.name} is running with other settings",
@@ -227,13 +229,22 @@ class Deployer:
     def _bids(self, work: _Work) -> dict[str, Any]:
         self.progress.step("bids", "waiting for bids")
         deadline = self.clock.monotonic() + work.order.timeout
-        first: float | None = None
+        first = first_failed = None
         while True:
-            bids = self._fresh(work)
+            found = self._found(work)
+            avoid = work.row.facts.get("avoid", ())
+            bids = [bid for bid in found if bid.provider not in avoid]
             now = self.clock.monotonic()
+            first_failed = now if found and first_failed is None else first_failed
             first = now if bids and first is None else first
             if bids and first is not None and now - first >= self.gather:
                 return {"facts": {**work.row.facts, "bids": [bid_to_record(bid) for bid in bids]}}
+            if not bids and first_failed is not None and now - first_failed >= max(self.gather, _POLL_REMOTE):
+                self._withdraw(work, "nobody has bid but providers that have failed")
+                raise NoBids(
+                    "nobody has bid but providers that have failed already",
+                    hint=f"deploy again later, or raise --max-price; {work.order.attempts} are tried at a time",
+                )
             if not bids and now >= deadline:
                 self._withdraw(work, "nobody has bid")
                 raise NoBids(
@@ -242,11 +253,10 @@ class Deployer:
                 )
             self.clock.sleep(self._pause)
 
-    def _fresh(self, work: _Work) -> list[Bid]:
-        """Bids of providers that have not failed yet."""
-        avoid = work.row.facts.get("avoid", ())
+    def _found(self, work: _Work) -> Sequence[Bid]:
+        """The bids there are; none while the market is away."""
         try:
-            return [bid for bid in self.market.bids(work.dseq) if bid.provider not in avoid]
+            return self.market.bids(work.dseq)
         except MarketUnavailable as error:
             self.progress.note(error.message)
             return []
@@ -394,6 +404,11 @@ class Deployer:
     @property
     def _pause(self) -> float:
         return _POLL_REMOTE if self.market.charges else _POLL
+
+
+def _lasting(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan without what the market's prices of the day have put into it."""
+    return {key: value for key, value in plan.items() if key not in _OF_THE_DAY}
 
 
 def _unreachable(report: Verdicts) -> bool:

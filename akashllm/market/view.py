@@ -55,13 +55,20 @@ class View:
         return asdict(self)
 
 
-def views(store: Store, markets: Sequence[Market], *, closed: bool = False, ask: Ask = probe) -> Iterator[View]:
-    """Every deployment of the record, and every other one that a market holds."""
+def views(
+    store: Store,
+    markets: Sequence[Market],
+    *,
+    closed: bool = False,
+    ask: Ask = probe,
+    silent: list[str] | None = None,
+) -> Iterator[View]:
+    """Every deployment of the record, and every other one that a market holds. `silent`: see `unrecorded`."""
     by_name = {market.name: market for market in markets}
     rows = store.all(closed=closed)
     for row in rows:
         yield view(store, row, by_name.get(row.market), ask=ask)
-    for market, held in unrecorded(store, markets):
+    for market, held in unrecorded(store, markets, silent=silent):
         yield View(
             name=held.reference or "",
             state="unrecorded",
@@ -73,13 +80,25 @@ def views(store: Store, markets: Sequence[Market], *, closed: bool = False, ask:
         )
 
 
-def unrecorded(store: Store, markets: Sequence[Market]) -> Iterator[tuple[Market, Held]]:
-    """What markets hold for this account that no open row of the record names."""
+def unrecorded(
+    store: Store, markets: Sequence[Market], *, silent: list[str] | None = None
+) -> Iterator[tuple[Market, Held]]:
+    """What markets hold for this account that no open row of the record names.
+
+    silent   gets a sentence for each market that does not answer; None: that is an error
+    """
     rows = store.all()
     # A row without a number must not make every deployment without a reference look known.
     known = {(row.market, word) for row in rows for word in (row.dseq, row.reference) if word}
     for market in markets:
-        for held in market.holdings():
+        try:
+            holdings = market.holdings()
+        except MarketError as error:
+            if silent is None:
+                raise
+            silent.append(f"the market {market.name} was not asked: {error.message}")
+            continue
+        for held in holdings:
             if (market.name, held.dseq) not in known and (market.name, held.reference) not in known:
                 yield market, held
 

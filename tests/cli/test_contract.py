@@ -35,13 +35,14 @@ WELL: dict[str, tuple[str, ...]] = {
 """Commands that succeed on an empty home."""
 
 ILL: dict[str, tuple[tuple[str, ...], int]] = {
-    "deploy": (("--market", "console"), 5),
+    "deploy": (("--market", "console"), 6),
     "list": (("surplus",), 2),
     "status": (("nobody",), 4),
     "logs": (("nobody",), 4),
     "url": (("nobody",), 4),
     "key": (("nobody",), 4),
     "close": (("nobody", "--yes"), 4),
+    "login": (("--api-key-file", "/nonexistent"), 2),
     "serve": (("--host", "0.0.0.0"), 2),
     "smoke-test": (("http://127.0.0.1:9",), 3),
     "models": (("--no-such-option",), 2),
@@ -239,7 +240,7 @@ def test_an_engine_that_is_none_is_refused(here: Run) -> None:
     assert (said.code, "llamacpp, vllm or ollama" in said.error["hint"]) == (2, True)
 
 
-@pytest.mark.parametrize("market", ["console", "wallet"])
+@pytest.mark.parametrize("market", ["wallet"])
 def test_a_market_that_is_not_here_yet_says_so(here: Run, home: Home, market: str) -> None:
     """A market of a later version is refused with what to do instead, and nothing is begun."""
     said = here("deploy", "--market", market, "--json")

@@ -294,6 +294,19 @@ def test_providers_that_all_fail_end_in_a_reason_and_nothing_open(make_place: Ma
     market.close_connections()
 
 
+def test_a_provider_that_failed_is_not_taken_again(make_place: MakePlace, order: Order) -> None:
+    """Where nobody else bids the deployment ends in that reason, long before the time-out."""
+    place = make_place(providers=[provider("akash1only", behaviour="unstable")])
+    market, clock = place.console(), Ticking()
+    patient = replace(order, timeout=900.0)
+    with Store(place.home) as store, pytest.raises(NoBids, match="failed already"):
+        deployer(store, market, clock=clock).deploy(patient)
+
+    assert clock.now < 60
+    nothing_left(place)
+    market.close_connections()
+
+
 @pytest.mark.parametrize(
     ("world", "error", "words"),
     [

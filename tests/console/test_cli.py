@@ -1,0 +1,250 @@
+"""The command line on a market over HTTP, down to a real smoke test of the bundled model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from akashllm.cli.app import run
+from akashllm.market import console, console_http
+from akashllm.state import Home, Store
+from akashllm.testing.market import Fault, LocalRunner, MarketServer, Shape, World
+from tests.cli.conftest import Said
+from tests.market.conftest import QUICK
+
+from .conftest import CANARY, provider
+
+Run = Callable[..., Said]
+DEPLOY = ("deploy", "--market", "console", "--bid-wait", "0", "--yes")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MarketServer]:
+    """Two providers, of which the cheaper loses its leases; the other runs manifests on this machine."""
+    good = provider("akash1good", price="6", runner=LocalRunner(tmp_path / "provider", policy=QUICK))
+    bad = provider("akash1bad", price="4", behaviour="unstable")
+    with MarketServer(World(providers=[bad, good], shape=Shape.newer()), key=CANARY) as server:
+        yield server
+    assert server.broken == []
+
+
+@pytest.fixture
+def home(tmp_path: Path, server: MarketServer, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A machine whose user has an account at the market."""
+    for name in list(os.environ):
+        if name.startswith(("AKASHLLM_", "AKASH_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AKASHLLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AKASH_CONSOLE_API_URL", server.url)
+    monkeypatch.setenv("AKASH_CONSOLE_API_KEY", CANARY)
+    monkeypatch.setattr(console, "_BETWEEN", 0.01)
+    monkeypatch.setattr(console_http, "_BACKOFF", 0.01)
+    return Home.find()
+
+
+@pytest.fixture
+def here(home: Home, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process; Console's key is never in what it says."""
+
+    def call(*arguments: str) -> Said:
+        capsys.readouterr()
+        code = run(arguments)
+        said = capsys.readouterr()
+        assert CANARY not in said.out + said.err
+        return Said(code, said.out, said.err)
+
+    return call
+
+
+def spawn(*arguments: str) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "akashllm", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.engine
+def test_one_command_ends_in_a_verified_url(here: Run, home: Home, server: MarketServer) -> None:
+    """One provider fails, the other runs the model, the smoke test is green, `close` leaves nothing."""
+    said = here(*DEPLOY, "--why", "--json")
+
+    assert said.code == 0, said.err
+    assert said.document["smoke"]["ok"], said.document["smoke"]
+    assert (said.document["provider"], said.document["market"]) == ("akash1good", "console")
+    assert said.document["url"].startswith("http://127.0.0.1:")
+    assert "$/MONTH" in said.err
+    assert "nothing speaks against it" in said.err
+    assert "akash1bad failed" in said.err
+    assert server.world.open() == {said.document["dseq"]}
+
+    (listed,) = here("list", "--json").document["deployments"]
+    assert (listed["state"], listed["dseq"]) == ("ready", said.document["dseq"])
+    assert "lasts" in here("status", said.document["name"]).out
+    again = here(*DEPLOY, "--json")
+    assert (again.code, again.document["already_running"]) == (0, True)
+
+    assert here("close", said.document["name"], "--yes").code == 0
+    assert server.world.open() == set()
+    assert server.world.balance == 100
+    assert not [
+        path for path in home.root.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()
+    ]
+
+
+def test_a_dry_run_changes_nothing(here: Run, home: Home, server: MarketServer) -> None:
+    """--dry-run makes no call but GETs, and no record."""
+    said = here(*DEPLOY, "--dry-run", "--json")
+
+    assert (said.code, server.changes()) == (0, [])
+    assert server.asked == ["GET /v1/gpu-prices"]
+    assert not home.database.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "name"),
+    [
+        ("401", 6, "KeyRefused"),
+        ("402", 7, "NotEnoughMoney"),
+        ("409", 5, "MarketError"),
+        ("429", 8, "MarketUnavailable"),
+        ("html", 8, "MarketUnavailable"),
+        ("truncated", 8, "MarketUnavailable"),
+        ("reset", 8, "MarketUnavailable"),
+    ],
+)
+def test_each_refusal_is_one_line_a_hint_and_its_exit_code(
+    here: Run, server: MarketServer, kind: str, code: int, name: str
+) -> None:
+    """What the market answers to the order decides the exit code; stdout is one document."""
+    server.faults.add(Fault("POST /v1/deployments", kind))  # type: ignore[arg-type]
+    said = here(*DEPLOY, "--json")
+
+    assert (said.code, said.error["type"]) == (code, name)
+    assert said.error["hint"]
+    assert said.err.count("error: ") == 1
+    assert "Traceback" not in said.err
+    assert server.world.open() == set()
+
+
+def test_nobody_to_ask_is_said_before_anything_is_ordered(here: Run, server: MarketServer) -> None:
+    """Without --yes and without a terminal nothing that costs money is begun."""
+    said = here("deploy", "--market", "console", "--json")
+
+    assert (said.code, said.error["type"], server.changes()) == (2, "UsageError", [])
+    assert "at most $" in said.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--bid", "dearest"), "--bid takes"),
+        (("--bid", "ask"), "needs a terminal"),
+        (("--bid", "akash1nobody"), "another provider"),
+        (("--max-price", "0.001"), "cap"),
+    ],
+)
+def test_a_demand_that_nobody_meets_is_named(
+    here: Run, server: MarketServer, arguments: tuple[str, ...], words: str
+) -> None:
+    """A provider that did not bid, a way that is none, a cap too low: each is said, nothing stays."""
+    said = here(*DEPLOY, *arguments, "--json")
+
+    assert said.code in {2, 9}
+    assert words in said.error["message"]
+    assert server.world.open() == set()
+
+
+def test_a_list_without_its_market_says_so(
+    here: Run, server: MarketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`list` still shows the record where Console refuses, and warns that there may be more."""
+    monkeypatch.setenv("AKASH_CONSOLE_API_KEY", "ac.sk.test.wrong-key-0000")
+    said = here("list", "--json")
+
+    assert (said.code, said.document["deployments"]) == (0, [])
+    assert "was not asked" in said.document["not_asked"][0]
+    assert "warning" in said.err
+
+
+def test_what_the_record_does_not_know_is_shown_and_closed(here: Run, server: MarketServer) -> None:
+    """A deployment made elsewhere is in the list, and `close` takes its number."""
+    sdl = here(*DEPLOY, "--dry-run", "--json").document["sdl"].replace("${AKASHLLM_API_KEY}", "x" * 20)
+    dseq = server.world.create({"sdl": sdl}).dseq
+
+    (listed,) = here("list", "--json").document["deployments"]
+    assert (listed["state"], listed["dseq"]) == ("unrecorded", dseq)
+    assert here("close", dseq, "--yes").code == 0
+    assert server.world.open() == set()
+
+
+def test_login_tries_the_key_and_keeps_it_privately(
+    here: Run, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that Console accepts is kept with mode 0600 and used; another one is not kept."""
+    monkeypatch.delenv("AKASH_CONSOLE_API_KEY")
+    file = tmp_path / "key"
+    file.touch(0o600)
+    file.write_text("ac.sk.test.not-the-key-00\n")
+    kept = home.root / "console" / "account" / "api-key"
+    assert here("deploy", "--market", "console", "--json").code == 6
+    assert (here("login", "--api-key-file", str(file), "--json").code, kept.exists()) == (6, False)
+
+    file.write_text(CANARY + "\n")
+    said = here("login", "--api-key-file", str(file), "--json")
+
+    assert (said.code, said.document["balance"]) == (0, "100.0")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
+    assert "not_asked" not in here("list", "--json").document
+    assert here("login", "--forget", "--json").document == {"kept": False, "was_kept": True}
+    assert not kept.exists()
+
+
+@pytest.mark.slow
+def test_what_a_killed_command_ordered_is_found_by_the_next(
+    here: Run, home: Home, server: MarketServer
+) -> None:
+    """After kill -9 in the middle of an order the list shows it as interrupted, and `close` ends it."""
+    server.faults.add(Fault("POST /v1/deployments", "hang", "after"))
+    process = spawn(*DEPLOY)
+    assert server.hung.acquire(timeout=60)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=20)
+    (dseq,) = server.world.open()
+    assert [one["dseq"] or one["state"] for one in here("list", "--json").document["deployments"]] == [
+        "interrupted"
+    ]
+
+    with Store(home) as store:
+        (row,) = store.all()
+    assert here("close", row.name, "--yes").code == 0
+    assert (server.world.open(), server.world.created) == (set(), 1)
+    assert server.world.get(dseq).state == "closed"
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_two_terminals_make_one_deployment(here: Run, server: MarketServer) -> None:
+    """Two commands for one name at once: one orders and deploys, the other waits and finds it running."""
+    server.world.providers = [one for one in server.world.providers if one.behaviour == "runs"]
+    processes = [spawn(*DEPLOY, "--json") for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(lambda one: one.communicate(timeout=90)[0], processes))
+
+    documents = sorted((json.loads(text) for text in said), key=lambda one: bool(one["already_running"]))
+    assert [one["already_running"] for one in documents] == [False, True]
+    assert {one["dseq"] for one in documents} == server.world.open()
+    assert (server.world.created, documents[0]["url"]) == (1, documents[1]["url"])
