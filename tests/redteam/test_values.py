@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from array import array
 from typing import Any
 
 import llama_cpp.llama_cpp as api
+import numpy as np
 import pytest
 
 from akashllm.models import TINY
+from akashllm.server.engines.llamacpp.shelf import ENTRIES, Kept, Shelf
 from akashllm.server.engines.llamacpp.vocabulary import Vocabulary
 from tests.redteam.conftest import Victim
 
@@ -50,6 +53,16 @@ def test_a_text_of_special_tokens_is_refused_with_its_length(victim: Victim) -> 
     error = answer.json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert "838860" in error["message"]
+
+
+def test_the_shelf_is_bounded_in_number_too() -> None:
+    """However small the sequences put aside are, a request is compared with a bounded number of them."""
+    shelf = Shelf(limit=1 << 30)
+    for place in range(ENTRIES + 100):
+        shelf.put(Kept(array("i", [1, 2, 3, place]), np.zeros(1, np.uint8), 0, None))
+    assert len(shelf) == ENTRIES
+    assert shelf.size == ENTRIES
+    assert shelf.best(array("i", [1, 2, 3, ENTRIES + 99]), whole=False)[1] == 4
 
 
 @api.llama_log_callback  # type: ignore[untyped-decorator] # the binding has no types

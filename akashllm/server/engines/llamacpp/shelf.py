@@ -22,6 +22,9 @@ MIN_TOKENS = 64
 MOST = 2 * 1024**3
 """Bytes the shelf holds at most; less where memory is short."""
 
+ENTRIES = 512
+"""Sequences it holds at most: every request is compared with each of them while the others' answers wait."""
+
 
 class Kept:
     """A sequence on the shelf: its tokens, its cells' contents, and how it was evaluated (see `Resident`)."""
@@ -62,7 +65,7 @@ class Shelf:
                 self._take(number)
         self._entries[next(self._numbers)] = entry
         self.size += entry.data.nbytes
-        while self.size > self._limit and self._entries:
+        while self._entries and (self.size > self._limit or len(self._entries) > ENTRIES):
             self._take(next(iter(self._entries)))
 
     def best(self, plan: array[int], *, whole: bool) -> tuple[Kept | None, int]:
