@@ -151,7 +151,7 @@ def origins() -> Parser:
 
 
 def address() -> Parser:
-    """The base of an HTTP service: scheme, host, perhaps a port and a path. A trailing `/v1` or `/api` is cut."""
+    """The base of an HTTP service: scheme, host, perhaps port and path. A `/v1` or `/api` at its end is cut."""
 
     def parse(value: str) -> str:
         try:
