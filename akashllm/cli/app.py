@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from akashllm.cli import deploy, images, login, look, make, operate, serve, smoke
+from akashllm.cli import deploy, images, inside, login, look, make, operate, serve, smoke
 from akashllm.cli.crash import redacted, save_traceback
 from akashllm.cli.out import Interrupted, WithDocument, print_json
 from akashllm.cli.text import safe
@@ -29,6 +29,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("list", operate.list_),
     ("status", operate.status),
     ("logs", operate.logs),
+    ("events", inside.events),
+    ("shell", inside.shell),
     ("url", operate.url),
     ("key", operate.key),
     ("close", operate.close),

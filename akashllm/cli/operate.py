@@ -25,7 +25,8 @@ Tail = Annotated[int | None, typer.Option("--tail", "-n", min=0, help="Last line
 
 
 @contextmanager
-def _record() -> Iterator[tuple[Store, dict[str, Market]]]:
+def recorded() -> Iterator[tuple[Store, dict[str, Market]]]:
+    """The record and the markets, for the length of a command."""
     home = Home.find()
     with Store(home) as store:
         markets = {market.name: market for market in markets_here(home)}
@@ -38,7 +39,7 @@ def _record() -> Iterator[tuple[Store, dict[str, Market]]]:
 def list_(*, all_: All = False, json: opt.Json = False) -> None:
     """Every deployment and how it is."""
     out = Out(json=json)
-    with _record() as (store, markets):
+    with recorded() as (store, markets):
         silent: list[str] = []
         found = list(views(store, list(markets.values()), closed=all_, silent=silent))
     for words in silent:
@@ -61,7 +62,7 @@ def status(name: opt.Name, *, json: opt.Json = False) -> None:
     Its service's health, restarts, price, last smoke test; with --json its latest events too.
     """
     out = Out(json=json)
-    with _record() as (store, markets):
+    with recorded() as (store, markets):
         row = store.find(name, closed=True)
         seen = view(store, row, markets.get(row.market))
         events = list(store.events(row.id))
@@ -100,7 +101,7 @@ def logs(name: opt.Name, *, follow: Follow = False, tail: Tail = None, json: opt
             "a log that is followed is no single JSON document", hint="leave out --follow or --json"
         )
     out = Out(json=json)
-    with _record() as (store, markets):
+    with recorded() as (store, markets):
         row = store.find(name, closed=True)
         if row.dseq is None:
             raise NoSuchDeployment(
@@ -121,7 +122,7 @@ def logs(name: opt.Name, *, follow: Follow = False, tail: Tail = None, json: opt
 def url(name: opt.Name, *, json: opt.Json = False) -> None:
     """Print a deployment's URL."""
     out = Out(json=json)
-    with _record() as (store, _):
+    with recorded() as (store, _):
         row = store.find(name)
     if not row.url:
         raise StateError(f"{row.name} has no URL yet", hint=f"`akashllm status {row.name}` shows how far it is")
@@ -132,7 +133,7 @@ def url(name: opt.Name, *, json: opt.Json = False) -> None:
 def key(name: opt.Name, *, json: opt.Json = False) -> None:
     """Print a deployment's API key."""
     out = Out(json=json)
-    with _record() as (store, _):
+    with recorded() as (store, _):
         row = store.find(name)
         secret = read_private(store.home.directory(row.name, row.id) / "api-key").strip()
     out.document({"name": row.name, "api_key": secret})
@@ -145,7 +146,7 @@ def close(name: opt.Name, *, yes: opt.Yes = False, json: opt.Json = False) -> No
     No process of it stays, its key is removed, its log is kept.
     """
     out = Out(json=json)
-    with _record() as (store, markets):
+    with recorded() as (store, markets):
         stray = _stray(store, markets, name)
         if stray is not None:
             market, held = stray

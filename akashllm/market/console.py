@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
@@ -35,6 +36,7 @@ from akashllm.market.console_read import (
     reason_of,
 )
 from akashllm.market.console_screen import Screen
+from akashllm.market.gateway import Gateway
 from akashllm.sdl import load, manifest_hash, manifest_json
 
 _PAGE = 100
@@ -42,6 +44,7 @@ _LOOKS = 3
 _BETWEEN = 4.0
 """Seconds between looks for what a lost reply may have left: a transaction takes a block or two."""
 
+_TOKEN_SECONDS = 300
 _HANDOVERS = 3
 _LEAST_DEPOSIT = Decimal("0.5")
 _DSEQ = "/v1/deployments/{}"
@@ -201,8 +204,35 @@ class ConsoleMarket:
 
     def logs(self, dseq: str, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
         """From the provider's gateway, with a token that Console makes."""
-        del follow, tail
-        raise MarketError(f"the log of {dseq} cannot be read yet", hint="console.akash.network shows it")
+        gateway, lease = self.gateway(dseq)
+        return gateway.logs(lease, follow=follow, tail=tail)
+
+    def gateway(self, dseq: str) -> tuple[Gateway, Lease]:
+        """The gateway of the provider that runs a deployment, and the lease to ask it about."""
+        lease = self._read(dseq).lease
+        if lease is None or lease.state != "active":
+            why = reason_of(lease) if lease else "it has no lease"
+            raise MarketError(
+                f"no provider runs deployment {dseq} now: {why}",
+                hint="a provider keeps no log of what has ended",
+            )
+        host = self.provider(lease.provider).get("hostUri")
+        if not isinstance(host, str) or not host:
+            raise MarketUnavailable(
+                f"Console does not say where the provider {lease.provider} is", hint="try again later"
+            )
+        return Gateway(host, lease.provider, partial(self.token, lease.provider)), _as_lease(dseq, lease)
+
+    def token(self, provider: str, scopes: Sequence[str]) -> str:
+        """A JWT that is good for `scopes` at one provider, for five minutes (`POST /v1/create-jwt-token`)."""
+        permission = {"provider": provider, "access": "scoped", "scope": list(scopes)}
+        leases = {"access": "granular", "permissions": [permission]}
+        # A token changes nothing, and one that was lost in a reply does no harm: it is asked for again.
+        reply = self.http.ask("/v1/create-jwt-token", {"data": {"ttl": _TOKEN_SECONDS, "leases": leases}})
+        token = mapping(data_of(reply, "POST /v1/create-jwt-token")).get("token")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            raise nonsense("POST /v1/create-jwt-token")
+        return token
 
     def update(self, dseq: str, sdl: str, manifest: str) -> None:
         """`PUT /v1/deployments/{dseq}`: another image or environment, the same resources."""

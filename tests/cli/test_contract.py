@@ -39,6 +39,8 @@ ILL: dict[str, tuple[tuple[str, ...], int]] = {
     "list": (("surplus",), 2),
     "status": (("nobody",), 4),
     "logs": (("nobody",), 4),
+    "events": (("nobody",), 4),
+    "shell": (("nobody", "true"), 4),
     "url": (("nobody",), 4),
     "key": (("nobody",), 4),
     "close": (("nobody", "--yes"), 4),

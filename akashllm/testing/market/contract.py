@@ -29,14 +29,14 @@ def operations() -> Mapping[str, Any]:
 
 def check_reply(operation: str, status: int, body: Any) -> None:
     """Raise `ContractBroken` for a reply that the contract does not allow."""
-    schema = operations()[operation]["responses"].get(str(status))
+    schema = operations().get(operation, {"responses": {}})["responses"].get(str(status))
     if schema is not None and (faults := _faults(schema, body)):
         raise ContractBroken(f"{operation} answers {status} with {faults[0]}")
 
 
 def faults_of_request(operation: str, body: Any, *, optional: frozenset[str] = frozenset()) -> list[str]:
     """What is wrong with a request. `optional`: fields at its top that may be missing."""
-    schema = operations()[operation].get("request")
+    schema = operations().get(operation, {}).get("request")
     if schema is None:
         return []
     required = [name for name in schema.get("required", ()) if name not in optional]

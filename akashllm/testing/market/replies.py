@@ -185,14 +185,15 @@ def _lease(deployed: Deployed, leased: Leased, *, status: bool) -> dict[str, Any
     if leased.reason:
         shown["reason"] = leased.reason
     if status:
-        shown["status"] = _status(deployed, leased)
+        shown["status"] = lease_status(deployed.dseq, leased)
     return shown
 
 
-def _status(deployed: Deployed, leased: Leased) -> dict[str, Any] | None:
+def lease_status(dseq: str, leased: Leased) -> dict[str, Any] | None:
+    """What a provider says of a lease that it has the manifest of."""
     if leased.state != "active" or leased.manifest is None:
         return None
-    url = leased.provider.runner.url(deployed.dseq) if leased.provider.behaviour == "runs" else None
+    url = leased.provider.runner.url(dseq) if leased.provider.behaviour == "runs" else None
     ready = int(url is not None)
     counts = {
         "observed_generation": 1,

@@ -105,13 +105,15 @@ class Deployed:
 class World:
     """One account. Every method is one step that either happens or does not.
 
-    bids_after   how often bids are looked for before the first is there
+    bids_after     how often bids are looked for before the first is there
+    certificates   what the chain publishes of each provider: base64 of PEM
     """
 
     providers: Sequence[Provider] = ()
     balance: Decimal = Decimal(100)
     shape: Shape = field(default_factory=Shape)
     bids_after: int = 0
+    certificates: dict[str, list[str]] = field(default_factory=dict)
     deployments: dict[str, Deployed] = field(default_factory=dict)
     created: int = 0
 
