@@ -191,6 +191,11 @@ def _deploy(
     with Store(home) as store:
         if market.charges and store.named(plan.name) is None:
             opt.confirm(_question(plan, taking.hours), yes=yes)
+        if taking.hours:
+            out.talk(
+                f"Console is asked to close it {taking.hours} hours after it starts; an older one ignores that:"
+                " look at console.akash.network, or close it yourself"
+            )
         asks = taking.bid == "ask"
         try:
             with PlainProgress() if asks else shown() as progress:

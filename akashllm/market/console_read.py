@@ -17,6 +17,7 @@ from akashllm.market.choose import BLOCKS_AN_HOUR
 from akashllm.market.console_errors import cleaned, nonsense
 
 _MANY = 10_000
+_MOST_DIGITS = 40
 
 CLOSE_REASONS = {
     "owner": "you closed it, or its time was up",
@@ -110,7 +111,8 @@ def amount_of(value: Any) -> Decimal | None:
         found = Decimal(str(value))
     except InvalidOperation:
         return None
-    return found if found.is_finite() else None
+    # Arithmetic with anything beyond that would overflow, and it is no price of anything.
+    return found if found.is_finite() and abs(found.adjusted()) <= _MOST_DIGITS else None
 
 
 def deployment_of(value: Any, call: str) -> DeploymentRead:
