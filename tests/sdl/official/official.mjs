@@ -1,8 +1,12 @@
 // Answer one JSON string (the text of an SDL) a line with one JSON object a line: what the official validator
 // says, and if it is content, the manifest and its hash.
+import { webcrypto } from "node:crypto";
 import { createInterface } from "node:readline";
 import { generateManifest, generateManifestVersion, manifestToSortedJSON, validateSDL } from "@akashnetwork/chain-sdk";
 import { load } from "js-yaml";
+
+// Debian 12 has Node 18, where the Web Crypto API that the package uses is not global yet.
+globalThis.crypto ??= webcrypto;
 
 async function judge(text) {
   try {
