@@ -180,6 +180,8 @@ def _deploy(
         out.document({"name": plan.name, "plan": plan.as_dict(), "sdl": sdl})
         out.lines(sdl.splitlines())
         return
+    if market.charges:
+        _worth_paying_for(plan)
     wish = wish_for(plan, taking.bid)
     order = Order(
         plan=plan,
@@ -209,6 +211,21 @@ def _deploy(
         except AkashllmError as error:
             raise WithDocument(error, _so_far(store, plan.name, error)) from error
     _show(out, outcome)
+
+
+def _worth_paying_for(plan: Plan) -> None:
+    """Refuse a lease that would cost money and serve nothing. Raises UsageError."""
+    files = "`akashllm render` writes its SDL all the same"
+    if plan.engine == "vllm":
+        raise UsageError(
+            "the vLLM image does not run its engine yet, so its lease would be paid in vain",
+            hint=f"--engine ollama serves most of the same models; {files}",
+        )
+    if plan.engine == "llamacpp" and plan.model.kind != "bundled":
+        raise UsageError(
+            "the llama.cpp image does not fetch weights yet, so its lease would be paid in vain",
+            hint=f"--engine ollama pulls its model; {files}",
+        )
 
 
 def verify(url: str, *, api_key: str, model: str, progress: Progress) -> Verdicts:

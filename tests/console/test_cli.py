@@ -248,3 +248,13 @@ def test_two_terminals_make_one_deployment(here: Run, server: MarketServer) -> N
     assert [one["already_running"] for one in documents] == [False, True]
     assert {one["dseq"] for one in documents} == server.world.open()
     assert (server.world.created, documents[0]["url"]) == (1, documents[1]["url"])
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
+def test_no_money_is_spent_on_what_cannot_serve_yet(here: Run, engine: str) -> None:
+    """An engine or a model that the images cannot run is refused before anything is ordered."""
+    said = here(*DEPLOY, "--engine", engine, "--model", "llama3", "--max-price", "2")
+
+    assert said.code == 2
+    assert "paid in vain" in said.err
+    assert json.loads(here("list", "--json").out)["deployments"] == []
