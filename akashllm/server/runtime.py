@@ -1,25 +1,22 @@
-"""Between the routes and the engine: names, waiting for the model, places in the queue, keep-alive, figures."""
+"""Between the routes and the models: which name means which, and what they have in common."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
+from typing import cast
 
-import msgspec
-
-from akashllm.errors import BadName, BadRequest, Busy, EngineFailed, ModelNotFound, ServiceError
+from akashllm.errors import BadName, BadRequest, ModelNotFound
 from akashllm.names import ModelName
-from akashllm.server.admission import Admission, Place
-from akashllm.server.domain import Delta, Done, Embedding, Embeddings, EngineStats, Event, Generation
+from akashllm.server.admission import Admission
+from akashllm.server.domain import Embedding, Embeddings, EngineStats, Event, Generation
 from akashllm.server.engine import Engine, State
-from akashllm.server.guard.limits import check
 from akashllm.server.health import Health
-from akashllm.server.logs import current
 from akashllm.server.metrics import Metrics
-from akashllm.server.residence import Residence
+from akashllm.server.resident import Resident
+from akashllm.server.served import Served
 from akashllm.server.settings import Settings
 
 ANY = "*"
@@ -28,13 +25,13 @@ ANY = "*"
 PROBES = 4
 """Silent probes at once."""
 
-_COOL_DOWN = 30.0
-"""Seconds after a failed load during which requests are refused instead of trying again."""
-_NS = 1e-9
-
 
 class Runtime:
-    """One engine, one model under one or more names. Routes get it as `request.app.state.runtime`."""
+    """Every model of the service. Routes get it as `request.app.state.runtime`.
+
+    `primary` is the deployed model: it loads when the service starts, `/health` speaks of it, and the methods
+    that name no model are about it.
+    """
 
     def __init__(
         self,
@@ -45,22 +42,16 @@ class Runtime:
         metrics: Metrics | None = None,
     ) -> None:
         self.settings = settings
-        self.engine = engine
-        self.health = health or Health(engine)
         self.metrics = metrics or Metrics()
-        self.admission = Admission(settings.concurrency, settings.queue)
-        self.metrics.observe(self._snapshot)
         self.probes = asyncio.Semaphore(PROBES)
-        self._residence = Residence(settings.keep_alive, self._unload_now)
-        self._loading: asyncio.Task[None] | None = None
-        self._switch = asyncio.Lock()
-        self._failed_at: float | None = None
         aliases = [name for name in settings.model_aliases if name != ANY]
         self._any = ANY in settings.model_aliases
         self._names: dict[str, str] = {}
         for name in (settings.served_name, *aliases):
             parsed = ModelName.parse(name)
             self._names.setdefault(parsed.canonical, str(parsed))
+        self.primary = Resident(self.serves()[0], engine, settings, metrics=self.metrics, health=health)
+        self.metrics.observe(self._snapshot)
 
     # --- names -------------------------------------------------------------------------------------
 
@@ -90,167 +81,78 @@ class Runtime:
     def _known(self) -> str:
         return f"this service serves {', '.join(self.serves())}"
 
-    # --- the model in memory -----------------------------------------------------------------------
+    async def find(self, name: str | None) -> Served:
+        """What a client means by a name. Raises as `resolve`; nothing is loaded by it."""
+        return Served(name=self.resolve(name), resident=self.primary)
 
-    def start(self) -> None:
-        """Begin to load the model, without waiting for it."""
-        self._load()
+    async def resident(self, name: str | None) -> Resident:
+        """The model a client means by a name."""
+        return (await self.find(name)).resident
 
-    async def ready(self) -> int:
-        """Wait until the model is loaded, and start loading if need be; nanoseconds waited.
-
-        Raises `Busy` after `load_timeout` seconds and `EngineFailed` with the reason.
-        """
-        if self.loaded() and not self._switch.locked():
-            return 0
-        if self.engine.state == "failed" and self._failed_at is not None:
-            left = self._failed_at + _COOL_DOWN - time.monotonic()
-            if left > 0:
-                reason = self.health.reason or "the last attempt to load the model failed"
-                raise EngineFailed(reason, retry_after=left)
-        began = time.perf_counter_ns()
-        try:
-            async with asyncio.timeout(self.settings.load_timeout):
-                await asyncio.shield(self._load())
-        except TimeoutError:
-            percent = "" if self.health.percent is None else f" ({self.health.percent:.0f} % done)"
-            raise Busy(f"the model is still loading{percent}", code="model_loading", retry_after=15) from None
-        waited = time.perf_counter_ns() - began
-        self.metrics.load_time.observe(waited * _NS)
-        return waited
-
-    def loaded(self) -> bool:
-        """Whether the model is in memory and answers."""
-        return self.engine.state == "ready"
-
-    def _load(self) -> asyncio.Task[None]:
-        """The one load that is going on, begun now if there is none."""
-        if self._loading is None or self._loading.done():
-            self.health.asked()
-            self._loading = asyncio.get_running_loop().create_task(self._load_now())
-            self._loading.add_done_callback(_retrieve)
-        return self._loading
-
-    async def _load_now(self) -> None:
-        async with self._switch:
-            try:
-                await self.engine.load()
-            except EngineFailed:
-                self._failed_at = time.monotonic()
-                raise
-            self._failed_at = None
-
-    async def unload(self) -> None:
-        """Give the model's memory back, as soon as no request uses it."""
-        if not self._residence.leave_when_idle():
-            await self._unload_now()
-
-    async def _unload_now(self) -> None:
-        async with self._switch:
-            if not self._residence.busy and self.engine.state == "ready":
-                await self.engine.unload()
-                self._residence.forget()
-
-    def keep_alive(self, seconds: float | None) -> None:
-        """How long the model stays after the last request. None: as is; negative: forever; 0: not at all."""
-        if seconds is not None:
-            self._residence.keep(seconds)
-
-    def expires_at(self) -> datetime | None:
-        """When the model will be unloaded if nobody asks anything more (UTC); None: never."""
-        return self._residence.expires_at()
-
-    async def close(self) -> None:
-        """Stop timers, loads and the engine."""
-        self._residence.close()
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.wait([self._loading])
-        await self.engine.close()
+    def residents(self) -> tuple[Resident, ...]:
+        """Every model that is or may soon be in memory, the deployed one first."""
+        return (self.primary,)
 
     # --- requests ----------------------------------------------------------------------------------
 
     async def generate(self, request: Generation) -> AsyncIterator[Event]:
-        """The engine's events, after limits, queue and load. Closing the iterator cancels the request.
-
-        `Done.timings` says how long the request waited for the model and for a slot.
-        """
-        check(request, self.settings)
-        began = time.perf_counter()
-        outcome = "cancelled"
-        try:
-            with self._enter(request.n) as place, self._residence:
-                load, queue = await self._wait(place)
-                async with contextlib.aclosing(self._measured(request, began)) as events:
-                    async for event in events:
-                        if type(event) is Done:
-                            outcome = "done"
-                            timings = msgspec.structs.replace(event.timings, load=load, queue=queue)
-                            yield msgspec.structs.replace(event, timings=timings)
-                        else:
-                            yield event
-        except ServiceError as error:
-            outcome = error.code or type(error).__name__
-            raise
-        finally:
-            self.metrics.outcome(outcome)
-
-    async def _measured(self, request: Generation, began: float) -> AsyncGenerator[Event]:
-        """The engine's events, with the time between them counted."""
-        record = current.get()
-        inter_token = self.metrics.inter_token.observe
-        last: dict[int, float] = {}
-        events = self.engine.generate(request)
-        try:
+        """The events of the model the request names. Closing the iterator cancels the request."""
+        resident = await self.resident(request.model)
+        events = cast("AsyncGenerator[Event]", resident.generate(request))
+        async with contextlib.aclosing(events):
             async for event in events:
-                if type(event) is Delta:
-                    now = time.perf_counter()
-                    previous = last.get(event.index)
-                    if previous is not None:
-                        inter_token((now - previous) / (event.tokens or 1))
-                    elif not last:
-                        self.metrics.first_token.observe(now - began)
-                        record.first_token = now - began
-                    last[event.index] = now
-                elif type(event) is Done:
-                    self.metrics.usage(event.usage)
-                    record.prompt_tokens += event.usage.prompt_tokens
-                    record.completion_tokens += event.usage.completion_tokens
-                    record.cached_tokens += event.usage.cached_tokens
                 yield event
-        finally:
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()
 
     async def embed(self, request: Embedding) -> Embeddings:
-        """One vector an input, after the same gates."""
-        check(request, self.settings)
-        with self._enter(1) as place, self._residence:
-            load, queue = await self._wait(place)
-            answer = await self.engine.embed(request)
-            current.get().prompt_tokens += answer.prompt_tokens
-            timings = msgspec.structs.replace(answer.timings, load=load, queue=queue)
-            return msgspec.structs.replace(answer, timings=timings)
+        """One vector an input, from the model the request names."""
+        return await (await self.resident(request.model)).embed(request)
 
-    def _enter(self, choices: int) -> Place:
-        return self.admission.join(choices)
+    # --- all of them, and the deployed one ---------------------------------------------------------
 
-    async def _wait(self, place: Place) -> tuple[int, int]:
-        """Wait for the model, then for a slot; nanoseconds of each."""
-        load = await self.ready()
-        began = time.perf_counter_ns()
-        await place.wait(self.settings.queue_timeout)
-        queue = time.perf_counter_ns() - began
-        self.metrics.queue_time.observe(queue * _NS)
-        return load, queue
+    def start(self) -> None:
+        """Begin to load the deployed model, without waiting for it."""
+        self.primary.start()
+
+    async def close(self) -> None:
+        """Stop timers, loads and engines."""
+        for resident in self.residents():
+            await resident.close()
+
+    @property
+    def engine(self) -> Engine:
+        """The deployed model's engine."""
+        return self.primary.engine
+
+    @property
+    def health(self) -> Health:
+        """The deployed model's health, which is the service's."""
+        return self.primary.health
+
+    @property
+    def admission(self) -> Admission:
+        """The deployed model's places."""
+        return self.primary.admission
+
+    async def ready(self) -> int:
+        """Wait for the deployed model; nanoseconds waited."""
+        return await self.primary.ready()
+
+    def loaded(self) -> bool:
+        """Whether the deployed model is in memory."""
+        return self.primary.loaded()
+
+    async def unload(self) -> None:
+        """Give the deployed model's memory back once it is idle."""
+        await self.primary.unload()
+
+    def keep_alive(self, seconds: float | None) -> None:
+        """How long the deployed model stays after its last request."""
+        self.primary.keep_alive(seconds)
+
+    def expires_at(self) -> datetime | None:
+        """When the deployed model will be unloaded."""
+        return self.primary.expires_at()
 
     def _snapshot(self) -> tuple[State, EngineStats, int, int, int]:
         admission = self.admission
         return self.health.state, self.engine.stats(), admission.used, admission.slots, admission.waiting
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Whoever waits has the error; if nobody does, the engine's state has it."""
-    if not task.cancelled():
-        task.exception()

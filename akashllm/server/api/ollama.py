@@ -22,13 +22,17 @@ from akashllm.server import streaming
 from akashllm.server.domain import Delta, Done, Event, Finish, Generation, ModelInfo
 from akashllm.server.guard.body import read_json
 from akashllm.server.models.identity import Identity, ModelFile
+from akashllm.server.resident import Resident
 from akashllm.server.runtime import Runtime
+from akashllm.server.served import Served
 from akashllm.server.settings import Settings
 from akashllm.server.wire.ollama import catalogue, prompts, requests, responses
 from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest
 
 OLLAMA_CONTRACT = "0.33.0"
 """The version of Ollama whose interface this is. Clients compare it (some refuse anything below 0.6.4)."""
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 router = APIRouter()
 
@@ -66,17 +70,21 @@ async def tags(request: Request) -> Response:
 
 @router.get("/api/ps")
 async def ps(request: Request) -> Response:
-    """The model in memory, if it is."""
-    runtime = _runtime(request)
-    loaded = []
-    if runtime.loaded():
-        identity = await _identity(request)
-        expires_at = catalogue.expiry(runtime.expires_at(), datetime.now(UTC))
-        name = runtime.serves()[0]
-        loaded.append(
-            catalogue.running(name, runtime.engine.info, digest=identity.digest, expires_at=expires_at)
+    """The models in memory, the one that stays longest first."""
+    digest = (await _identity(request)).digest
+    now = datetime.now(UTC)
+    loaded = [resident for resident in _runtime(request).residents() if resident.loaded()]
+    loaded.sort(key=lambda resident: resident.expires_at() or _NEVER, reverse=True)
+    shown = [
+        catalogue.running(
+            resident.name,
+            resident.info,
+            digest=resident.digest or digest,
+            expires_at=catalogue.expiry(resident.expires_at(), now),
         )
-    return _json(msgspec.json.encode({"models": loaded}))
+        for resident in loaded
+    ]
+    return _json(msgspec.json.encode({"models": shown}))
 
 
 @router.post("/api/show")
@@ -85,10 +93,10 @@ async def show(request: Request) -> Response:
     asked = requests.show(await read_json(request, "ollama"))
     runtime = _runtime(request)
     name = requests.model_name(asked.model)
-    _served(runtime, asked.model, f"model '{name}' not found")
+    served = await _served(runtime, asked.model, f"model '{name}' not found")
     identity = await _identity(request)
     file = _file(request)
-    info = runtime.engine.info
+    info = served.resident.info
     if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
         info = msgspec.structs.replace(info, metadata={**info.metadata, "general.basename": name.model})
 
@@ -112,17 +120,16 @@ async def generate(request: Request) -> Response:
     """A completion of a prompt; without a prompt, load or unload the model."""
     start = time.perf_counter_ns()
     asked = requests.generate(await read_json(request, "ollama"))
-    runtime = _runtime(request)
-    model = _served(runtime, asked.model, f"model '{asked.model}' not found")
+    served = await _served(_runtime(request), asked.model, f"model '{asked.model}' not found")
     answer = responses.Answer(asked.model, start, chat=False)
     ident = _ident(request)
 
     def prepare(info: ModelInfo) -> Generation:
-        return prompts.generation(asked, info, ident=ident, model=model)
+        return prompts.generation(asked, info, ident=ident, model=served.name)
 
     if not asked.prompt:
-        return await _load(request, runtime, asked, answer, prepare)
-    return await _answer(request, runtime, asked, answer, prepare)
+        return await _load(request, served.resident, asked, answer, prepare)
+    return await _answer(request, served.resident, asked, answer, prepare)
 
 
 @router.post("/api/chat")
@@ -130,17 +137,16 @@ async def chat(request: Request) -> Response:
     """The next message of a conversation; without messages, load or unload the model."""
     start = time.perf_counter_ns()
     asked = requests.chat(await read_json(request, "ollama"))
-    runtime = _runtime(request)
-    model = _served(runtime, asked.model, f"model '{asked.model}' not found")
+    served = await _served(_runtime(request), asked.model, f"model '{asked.model}' not found")
     answer = responses.Answer(asked.model, start, chat=True)
     ident = _ident(request)
 
     def prepare(info: ModelInfo) -> Generation:
-        return prompts.conversation(asked, info, ident=ident, model=model)
+        return prompts.conversation(asked, info, ident=ident, model=served.name)
 
     if not asked.messages:
-        return await _load(request, runtime, asked, answer, prepare)
-    return await _answer(request, runtime, asked, answer, prepare)
+        return await _load(request, served.resident, asked, answer, prepare)
+    return await _answer(request, served.resident, asked, answer, prepare)
 
 
 @router.post("/api/embed")
@@ -178,7 +184,7 @@ async def manage() -> Response:
 
 async def _answer(
     request: Request,
-    runtime: Runtime,
+    resident: Resident,
     asked: GenerateRequest | ChatRequest,
     answer: responses.Answer,
     prepare: Preparer,
@@ -186,8 +192,8 @@ async def _answer(
     """Generate, as lines or as one object. The model is waited for inside, so that the line stays warm."""
 
     async def lines() -> AsyncGenerator[bytes, None]:
-        generation = prepare(await _info(runtime))
-        async with aclosing(_events(runtime, generation)) as events:
+        generation = prepare(await _info(resident))
+        async with aclosing(_events(resident, generation)) as events:
             async for event in events:
                 match event:
                     case Delta():
@@ -196,13 +202,13 @@ async def _answer(
                     case Finish():
                         answer.finish(event)
                     case Done():
-                        runtime.keep_alive(asked.keep_alive)
+                        resident.keep_alive(asked.keep_alive)
                         yield answer.last(event)
 
     async def one() -> bytes:
-        generation = prepare(await _info(runtime))
+        generation = prepare(await _info(resident))
         body = b""
-        async with aclosing(_events(runtime, generation)) as events:
+        async with aclosing(_events(resident, generation)) as events:
             async for event in events:
                 match event:
                     case Delta():
@@ -210,7 +216,7 @@ async def _answer(
                     case Finish():
                         answer.finish(event)
                     case Done():
-                        runtime.keep_alive(asked.keep_alive)
+                        resident.keep_alive(asked.keep_alive)
                         body = answer.whole(event)
         return body
 
@@ -221,7 +227,7 @@ async def _answer(
 
 async def _load(
     request: Request,
-    runtime: Runtime,
+    resident: Resident,
     asked: GenerateRequest | ChatRequest,
     answer: responses.Answer,
     prepare: Preparer,
@@ -230,52 +236,53 @@ async def _load(
 
     async def done() -> bytes:
         if asked.keep_alive == 0:
-            await runtime.unload()
+            await resident.unload()
             return answer.loaded("unload")
-        prepare(await _info(runtime))
-        await runtime.ready()
-        runtime.keep_alive(asked.keep_alive)
+        prepare(await _info(resident))
+        await resident.ready()
+        resident.keep_alive(asked.keep_alive)
         return answer.loaded("load")
 
     return await streaming.whole(request, done(), error=_error)
 
 
 async def _embed(request: Request, asked: EmbedRequest, encode: Callable[[responses.Found], bytes]) -> Response:
-    runtime = _runtime(request)
-    model = _served(runtime, asked.model, f'model "{asked.model}" not found, try pulling it first')
+    missing = f'model "{asked.model}" not found, try pulling it first'
+    served = await _served(_runtime(request), asked.model, missing)
+    resident = served.resident
     ident = _ident(request)
 
     async def done() -> bytes:
         found: responses.Found = None
         if asked.inputs:
-            found = await runtime.embed(prompts.embedding(asked, ident=ident, model=model))
+            found = await resident.embed(prompts.embedding(asked, ident=ident, model=served.name))
         else:
-            await runtime.ready()
-        runtime.keep_alive(asked.keep_alive)
+            await resident.ready()
+        resident.keep_alive(asked.keep_alive)
         return encode(found)
 
     return await streaming.whole(request, done(), error=_error)
 
 
-def _events(runtime: Runtime, generation: Generation) -> AsyncGenerator[Event, None]:
+def _events(resident: Resident, generation: Generation) -> AsyncGenerator[Event, None]:
     """The events as what they are, a generator: closing it is how a client's leaving reaches the engine."""
-    return cast("AsyncGenerator[Event, None]", runtime.generate(generation))
+    return cast("AsyncGenerator[Event, None]", resident.generate(generation))
 
 
-async def _info(runtime: Runtime) -> ModelInfo:
+async def _info(resident: Resident) -> ModelInfo:
     """What the model is and can do: from its file, or else from the engine once it has loaded it."""
-    if not runtime.engine.info.capabilities:
-        await runtime.ready()
-    return runtime.engine.info
+    if not resident.info.capabilities:
+        await resident.ready()
+    return resident.info
 
 
-def _served(runtime: Runtime, asked: str, missing: str) -> str:
-    """The name that is served. Each route says in its own words that there is none."""
+async def _served(runtime: Runtime, asked: str, missing: str) -> Served:
+    """The model that is meant. Each route says in its own words that there is none."""
     if not asked:
         raise ModelNotFound(missing, param="model")
     name = requests.model_name(asked)
     try:
-        return runtime.resolve(str(name))
+        return await runtime.find(str(name))
     except ModelNotFound as error:
         hint = error.hint or f"this service serves {', '.join(runtime.serves())}"
         raise ModelNotFound(missing, hint=hint, param="model") from error

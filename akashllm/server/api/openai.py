@@ -13,9 +13,11 @@ from starlette.responses import Response
 
 from akashllm.errors import BadRequest, ContextOverflow, Forbidden, ModelNotFound, ServiceError
 from akashllm.server.api.merging import merge
-from akashllm.server.domain import Event, ModelInfo
+from akashllm.server.domain import Event
 from akashllm.server.guard.body import read_json
+from akashllm.server.resident import Resident
 from akashllm.server.runtime import Runtime
+from akashllm.server.served import Served
 from akashllm.server.streaming import sse, whole
 from akashllm.server.wire import openai as wire
 from akashllm.server.wire.openai.listing import short
@@ -30,22 +32,22 @@ def _runtime(request: Request) -> Runtime:
     return cast("Runtime", request.app.state.runtime)
 
 
-async def _asked(request: Request) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """The body, and what every reader of one needs: the name as typed, the name as served, the model.
+async def _asked(request: Request) -> tuple[Mapping[str, Any], Resident, dict[str, Any]]:
+    """The body, the model, and what every reader needs of one: its name as typed and as served, what it is.
 
     A request without a model means the one that is served.
     """
     runtime = _runtime(request)
     body = await read_json(request, "openai")
     typed = Fields(body).string("model") or short(runtime.serves()[0])
-    info: ModelInfo = runtime.engine.info
-    return body, {"name": typed, "model": _resolve(runtime, typed), "info": info}
+    served = await _find(runtime, typed)
+    return body, served.resident, {"name": typed, "model": served.name, "info": served.resident.info}
 
 
-def _resolve(runtime: Runtime, name: str) -> str:
-    """The served name. Ids of other services (`ft:a:b:c`, `@cf/x`) are no names here: not found, as others."""
+async def _find(runtime: Runtime, name: str) -> Served:
+    """The model that is meant. Ids of other services (`ft:a:b:c`, `@cf/x`) are no names here: not found."""
     try:
-        return runtime.resolve(name)
+        return await runtime.find(name)
     except BadRequest as error:
         raise ModelNotFound(f"model '{name[:100]}' not found", param="model", hint=error.hint) from error
 
@@ -53,9 +55,9 @@ def _resolve(runtime: Runtime, name: str) -> str:
 @router.post("/chat/completions", summary="Answer a chat")
 async def chat_completions(request: Request) -> Response:
     """A `chat.completion`, or with `stream` a series of `chat.completion.chunk`."""
-    body, asked = await _asked(request)
+    body, resident, asked = await _asked(request)
     call = wire.read_chat(body, **asked)
-    events = _events(_runtime(request), call, "messages")
+    events = _events(resident, call, "messages")
     if call.stream:
         return sse(request, _frames(wire.ChatStream(call), events), error=wire.error_event)
 
@@ -68,11 +70,10 @@ async def chat_completions(request: Request) -> Response:
 @router.post("/completions", summary="Continue a raw prompt")
 async def completions(request: Request) -> Response:
     """A `text_completion`, or with `stream` a series of them."""
-    body, asked = await _asked(request)
+    body, resident, asked = await _asked(request)
     call = wire.read_completion(body, **asked)
-    runtime = _runtime(request)
-    texts = await _prompt_texts(runtime, call)
-    events = _events(runtime, call, "prompt")
+    texts = await _prompt_texts(resident, call)
+    events = _events(resident, call, "prompt")
     if call.stream:
         return sse(request, _frames(wire.CompletionStream(call, texts), events), error=wire.error_event)
 
@@ -85,12 +86,12 @@ async def completions(request: Request) -> Response:
 @router.post("/embeddings", summary="Embed texts")
 async def embeddings(request: Request) -> Response:
     """One vector an input."""
-    body, asked = await _asked(request)
+    body, resident, asked = await _asked(request)
     call = wire.read_embedding(body, **asked)
 
     async def answer() -> bytes:
         with _blaming({"prompt": "input"}):
-            return wire.embedding_answer(call, await _runtime(request).embed(call.embedding))
+            return wire.embedding_answer(call, await resident.embed(call.embedding))
 
     return await whole(request, answer(), error=wire.error_body)
 
@@ -108,8 +109,8 @@ async def retrieve_model(request: Request, name: str) -> Response:
     if not name:
         return await list_models(request)
     runtime = _runtime(request)
-    _resolve(runtime, name)
-    return _json(wire.model_answer(name, _created(runtime), runtime.engine.info.context))
+    served = await _find(runtime, name)
+    return _json(wire.model_answer(name, _created(runtime), served.resident.info.context))
 
 
 @router.delete("/models/{name:path}", summary="Refused")
@@ -131,14 +132,14 @@ def _created(runtime: Runtime) -> int:
         return _STARTED
 
 
-async def _prompt_texts(runtime: Runtime, call: wire.CompletionCall) -> list[str]:
+async def _prompt_texts(resident: Resident, call: wire.CompletionCall) -> list[str]:
     """What `echo` repeats. Token ids need the model to become text."""
     if not call.echo:
         return []
     if any(isinstance(prompt, tuple) for prompt in call.prompts):
-        await runtime.ready()
+        await resident.ready()
     return [
-        prompt if isinstance(prompt, str) else await runtime.engine.detokenize(list(prompt))
+        prompt if isinstance(prompt, str) else await resident.engine.detokenize(list(prompt))
         for prompt in call.prompts
     ]
 
@@ -167,11 +168,11 @@ def _names(call: wire.Call, prompt: str) -> dict[str, str]:
 _Numbered = AsyncGenerator[tuple[int, Event]]
 
 
-async def _events(runtime: Runtime, call: wire.Call, param: str) -> _Numbered:
+async def _events(resident: Resident, call: wire.Call, param: str) -> _Numbered:
     """The events of all generations of a request, as many at once as there are slots for their choices."""
-    at_once = max(1, runtime.engine.info.slots // call.generations[0].n)
+    at_once = max(1, resident.info.slots // call.generations[0].n)
     with _blaming(_names(call, param)):
-        async with contextlib.aclosing(merge(call.generations, runtime.generate, at_once=at_once)) as events:
+        async with contextlib.aclosing(merge(call.generations, resident.generate, at_once=at_once)) as events:
             async for numbered in events:
                 yield numbered
 
