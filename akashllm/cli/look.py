@@ -13,6 +13,7 @@ from akashllm.cli import options as opt
 from akashllm.cli.asking import planned
 from akashllm.cli.out import Out
 from akashllm.cli.text import columns
+from akashllm.cli.wanted import takes_request
 from akashllm.plan import DeployRequest
 from akashllm.planning import explain
 from akashllm.version import __version__
@@ -52,21 +53,10 @@ def models(*, search: Search = None, json: opt.Json = False) -> None:
     out.lines(columns([head, *rows]))
 
 
+@takes_request()
 def plan(
     *,
-    model: opt.Model,
-    engine: opt.Engine = "llamacpp",
-    name: opt.DeploymentName = None,
-    context: opt.Context = None,
-    concurrency: opt.Concurrency = None,
-    quant: opt.Quant = None,
-    gpu: opt.Gpu = None,
-    gpu_count: opt.GpuCount = None,
-    cpu: opt.Cpu = False,
-    region: opt.Region = None,
-    max_price: opt.MaxPrice = None,
-    replicas: opt.Replicas = 1,
-    image: opt.Image = None,
+    request: DeployRequest,
     local: Local = False,
     json: opt.Json = False,
 ) -> None:
@@ -75,24 +65,7 @@ def plan(
     Memory line by line, the GPUs that hold it, the price cap. Changes nothing.
     """
     out = Out(json=json)
-    made = planned(
-        DeployRequest(
-            model=model,
-            engine=opt.engine_named(engine),
-            name=name,
-            context=context,
-            concurrency=concurrency,
-            quant=quant,
-            gpu=tuple(gpu or ()),
-            gpu_count=gpu_count,
-            cpu_only=cpu,
-            region=region,
-            max_price=max_price,
-            replicas=replicas,
-            image=image,
-            local=local,
-        )
-    )
+    made = planned(dataclasses.replace(request, local=local))
     out.document({**made.as_dict(), "memory_gib": made.memory_gib, "digest": made.digest()})
     out.lines(explain(made))
 

@@ -12,6 +12,7 @@ import typer
 from akashllm.cli import options as opt
 from akashllm.cli.asking import planned
 from akashllm.cli.out import Out, WithDocument
+from akashllm.cli.wanted import takes_request
 from akashllm.errors import BadSdl, UsageError
 from akashllm.plan import DeployRequest
 from akashllm.sdl import load, manifest_hash
@@ -33,21 +34,10 @@ Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="SDL files;
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An SDL file; - is stdin.")]
 
 
+@takes_request(model=None, option=ModelOption)
 def render(
     *,
-    model: ModelOption = None,
-    engine: opt.Engine = "llamacpp",
-    name: opt.DeploymentName = None,
-    context: opt.Context = None,
-    concurrency: opt.Concurrency = None,
-    quant: opt.Quant = None,
-    gpu: opt.Gpu = None,
-    gpu_count: opt.GpuCount = None,
-    cpu: opt.Cpu = False,
-    region: opt.Region = None,
-    max_price: opt.MaxPrice = None,
-    replicas: opt.Replicas = 1,
-    image: opt.Image = None,
+    request: DeployRequest | None,
     check: Check = False,
     force: Force = False,
     output: Output = Path(),
@@ -61,30 +51,15 @@ def render(
     from akashllm.render import check_files, render_sdl, repository_files, write_files
 
     out = Out(json=json)
-    if model is None:
+    if request is None:
         files = repository_files()
     else:
-        request = DeployRequest(
-            model=model,
-            engine=opt.engine_named(engine),
-            name=name,
-            context=context,
-            concurrency=concurrency,
-            quant=quant,
-            gpu=tuple(gpu or ()),
-            gpu_count=gpu_count,
-            cpu_only=cpu,
-            region=region,
-            max_price=max_price,
-            replicas=replicas,
-            image=image,
-        )
         plan = planned(request)
-        if name is None:
+        if request.name is None:
             # The file is called as those in sdl/ are: the engine, then the model.
             stem = plan.name.removesuffix(f"-{plan.engine}")
             plan = dataclasses.replace(plan, name=f"{plan.engine}-{stem}")
-        fixed, warning = settle(plan.image, Home.find(), ask=image is not None)
+        fixed, warning = settle(plan.image, Home.find(), ask=request.image is not None)
         if warning:
             out.talk(f"warning: {warning}")
         plan = dataclasses.replace(plan, image=fixed)
