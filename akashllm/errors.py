@@ -36,8 +36,11 @@
         ├── TooLarge                 413
         ├── UnsupportedMedia         415      a compressed body
         ├── Busy                     503      queue full or still loading, with `retry_after`
+        ├── DownloadFailed           502      a file cannot be fetched; says from where, and why
         ├── EngineFailed             503      the engine cannot be started; says why
-        └── EngineDied               500      the engine stopped while the request was running
+        ├── EngineDied               500      the engine stopped while the request was running
+        ├── StoreFailed              500      the model store is full, read-only, damaged or someone else's
+        └── RegistryFailed           500      a registry refused, failed, or does not hold what it promises
 
 Each class carries `exit_code` (for the command line), `http_status` (None where it never leaves the
 service) and each instance a `hint`: what to do next, in one sentence.
@@ -288,6 +291,19 @@ class Busy(ServiceError):
     code = "server_busy"
 
 
+class DownloadFailed(ServiceError):
+    """A file cannot be fetched. `status` is what the server answered, None where it was no answer's fault."""
+
+    http_status = 502
+    code = "download_failed"
+
+    def __init__(
+        self, message: str, *, hint: str = "", status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after=retry_after)
+        self.status = status
+
+
 class EngineFailed(ServiceError):
     """The engine cannot be started; the message is the reason."""
 
@@ -300,3 +316,17 @@ class EngineDied(ServiceError):
 
     http_status = 500
     code = "engine_died"
+
+
+class StoreFailed(ServiceError):
+    """The model store cannot do it: full, read-only, damaged, or another user's. The message says which."""
+
+    http_status = 500
+    code = "store_failed"
+
+
+class RegistryFailed(ServiceError):
+    """A registry of models refused, failed, or lied. The status is 500, as Ollama answers a failed pull."""
+
+    http_status = 500
+    code = "registry_failed"

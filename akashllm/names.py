@@ -8,6 +8,7 @@ or a URL: no `scheme://`, no `@digest`, and a host only if it is a registry on t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,12 +21,38 @@ DEFAULT_TAG = "latest"
 REGISTRIES = frozenset({DEFAULT_HOST, "hf.co", "huggingface.co"})
 """Hosts a name may carry: Ollama's own library and the two spellings of the Hugging Face Hub."""
 
+_admitted: set[str] = set()
+_HOST = re.compile(
+    r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?)*(:[0-9]{1,5})?", re.ASCII
+)
+
 MAX_LENGTH = 350
 """Characters in a whole name; each part but the host is held to 80."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", re.ASCII)
 _SHAPE = "write it as model:tag, or namespace/model:tag"
+
+
+def admit(hosts: Iterable[str]) -> None:
+    """Let names carry further registries, for the life of the process: the operator's list, never a client's.
+
+    A host is `registry.example.org` or `127.0.0.1:5000`. Raises `BadName` for anything else.
+    """
+    for host in hosts:
+        if not is_host(host):
+            raise BadName("invalid registry", hint="write its host, and a port if it has one: localhost:5000")
+        _admitted.add(host.lower())
+
+
+def is_host(text: str) -> bool:
+    """Whether `text` is a host, with or without a port, that is safe as a path part and in a URL."""
+    return len(text) <= 253 and _HOST.fullmatch(text.lower()) is not None
+
+
+def registries() -> frozenset[str]:
+    """Every host that a name may carry now, in lower case."""
+    return REGISTRIES | _admitted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,10 +74,10 @@ class ModelName:
             raise BadName("invalid model name: the tag is malformed", hint=_SHAPE)
         if not _NAMESPACE.fullmatch(self.namespace):
             raise BadName("invalid model name: the namespace is malformed", hint=_SHAPE)
-        if self.host.lower() not in REGISTRIES:
+        if self.host.lower() not in REGISTRIES and self.host.lower() not in _admitted:
             raise BadName(
                 "invalid model name: its host is not a known registry",
-                hint=f"the known ones are {', '.join(sorted(REGISTRIES))}",
+                hint=f"the known ones are {', '.join(sorted(registries()))}",
             )
 
     @classmethod

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 512
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_SECRETS = ("API_KEY", "ADMIN_KEY", "UPSTREAM_API_KEY")
+_SECRETS = ("API_KEY", "ADMIN_KEY", "UPSTREAM_API_KEY", "REGISTRY_AUTH")
 
 
 def main() -> int:

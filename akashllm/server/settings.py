@@ -26,8 +26,10 @@ from akashllm.server.values import (
     choice,
     duration,
     integer,
+    mirrors,
     names,
     origins,
+    registries,
     secret_fault,
     text,
 )
@@ -136,6 +138,42 @@ class Settings:
     ollama_binary: str = _setting("ollama", text(), "for the engine `ollama`: path or name of its program")
     ollama_models: str = _setting(
         "", text(), "for the engine `ollama`: folder of its models; empty: its own default", example="/models"
+    )
+
+    models: str = _setting(
+        "",
+        text(),
+        "folder of the model store; empty: no store. The layout is Ollama's, so an existing folder of its will do",
+        example="/models",
+    )
+    registries: tuple[str, ...] = _setting(
+        (),
+        registries(),
+        "registries that models may be pulled from and pushed to, beside `registry.ollama.ai` and `hf.co`; "
+        "`insecure` (plain HTTP) works for these only",
+        example="registry.example.org,127.0.0.1:5000",
+    )
+    registry_mirrors: tuple[tuple[str, str], ...] = _setting(
+        (),
+        mirrors(),
+        "addresses to ask instead of a registry's own",
+        example="registry.ollama.ai=https://mirror.example.org",
+    )
+    registry_auth: str | None = _secret(
+        "keys for registries as `HOST=TOKEN` or `HOST=USER:PASSWORD`, between commas. "
+        "`AKASHLLM_REGISTRY_AUTH_FILE` names a file that holds them instead"
+    )
+    prune: bool = _setting(
+        True, boolean(), "remove files of the store that no model uses when the service starts", example="false"
+    )
+    manage_unauthenticated: bool = _setting(
+        False,
+        boolean(),
+        "on loopback and without any key: let everyone on this machine manage models, as Ollama does",
+        example="true",
+    )
+    max_blob_bytes: int = _setting(
+        256 * 1024 * MIB, integer(KIB, 1 << 50), "one uploaded file of a model", unit="bytes"
     )
 
     queue: int = _setting(
@@ -275,6 +313,11 @@ class Settings:
             )
         if self.unauthenticated and self.api_key is not None:
             faults.append(f"{PREFIX}UNAUTHENTICATED: contradicts {PREFIX}API_KEY; unset one of them")
+        if self.manage_unauthenticated and (self.keys or not self.loopback):
+            faults.append(
+                f"{PREFIX}MANAGE_UNAUTHENTICATED: is only for a service on loopback without any key; set "
+                f"{PREFIX}ADMIN_KEY instead"
+            )
         if self.max_body_bytes < self.max_prompt_bytes and self.max_prompt_bytes != _default(
             "max_prompt_bytes"
         ):

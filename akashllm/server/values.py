@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from akashllm.errors import BadName
-from akashllm.names import ModelName
+from akashllm.names import ModelName, is_host
 
 Parser = Callable[[str], Any]
 
@@ -169,6 +169,36 @@ def address() -> Parser:
         for suffix in ("/v1", "/api"):
             path = path.removesuffix(suffix)
         return f"{parts.scheme}://{parts.netloc}{path}"
+
+    return parse
+
+
+def registries() -> Parser:
+    """Hosts of registries between commas, each with its port if it has one."""
+
+    def parse(value: str) -> tuple[str, ...]:
+        found = tuple(part.strip().lower() for part in value.split(",") if part.strip())
+        if not all(map(is_host, found)):
+            raise Fault("must be hosts such as registry.example.org or 127.0.0.1:5000, without http://")
+        return found
+
+    return parse
+
+
+def mirrors() -> Parser:
+    """`HOST=ADDRESS` between commas: the registry of that name answers at that address."""
+    read = address()
+
+    def parse(value: str) -> tuple[tuple[str, str], ...]:
+        found = []
+        for part in value.split(","):
+            if not part.strip():
+                continue
+            host, equals, url = part.strip().partition("=")
+            if not equals or not is_host(host.strip()):
+                raise Fault("must be pairs such as registry.ollama.ai=https://mirror.example.org")
+            found.append((host.strip().lower(), read(url.strip())))
+        return tuple(found)
 
     return parse
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from akashllm.errors import Unauthorized
-from akashllm.server.settings import Settings
+from akashllm.errors import Forbidden, Unauthorized
+from akashllm.server.settings import PREFIX, Settings
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -45,27 +45,64 @@ async def require_key(request: Request) -> None:
     raise Unauthorized(MESSAGE)
 
 
-def authorised(request: Request) -> bool:
-    """Whether the request carries a key of this service, or the service has none.
+async def require_admin(request: Request) -> None:
+    """A dependency of the routes that change the service: raise unless the request carries the admin key.
 
-    Accepted: one `Authorization: Bearer KEY` (the scheme in any case), or one `X-Api-Key: KEY` as Anthropic's
-    clients and llama-server's send it. More than one credential is none.
+    Without an admin key they are off, except on loopback where the operator has opened them to everyone on the
+    machine. `Forbidden` says what to set, `Unauthorized` that the key is wrong.
     """
     settings: Settings = request.app.state.settings
-    if not settings.keys:
+    if settings.admin_key is None:
+        if settings.manage_unauthenticated and settings.loopback and not settings.keys:
+            return
+        raise Forbidden(
+            f"managing models is off: set {PREFIX}ADMIN_KEY",
+            hint="restart the service with that variable set, and send its value as the key",
+        )
+    key = _offered(request)
+    if key is not None and _matches(key, settings.admin_key):
+        return
+    if key is not None and settings.api_key is not None and _matches(key, settings.api_key):
+        raise Forbidden(
+            "managing models needs the admin key, and this is the other one",
+            hint=f"send the value of {PREFIX}ADMIN_KEY as the key",
+        )
+    raise Unauthorized(MESSAGE)
+
+
+def authorised(request: Request) -> bool:
+    """Whether the request carries a key of this service, or the service asks for none."""
+    settings: Settings = request.app.state.settings
+    if not settings.keys or settings.unauthenticated:
         return True
+    key = _offered(request)
+    if key is None:
+        return False
+    matches = [_matches(key, known) for known in settings.keys]
+    return any(matches)
+
+
+def _offered(request: Request) -> bytes | None:
+    """The one credential of a request; more than one is none.
+
+    It is `Authorization: Bearer KEY` (the scheme in any case), or `X-Api-Key: KEY` as Anthropic's clients and
+    llama-server's send it.
+    """
     found = [
         (name, value) for name, value in request.scope["headers"] if name in {b"authorization", b"x-api-key"}
     ]
     if len(found) != 1:
-        return False
+        return None
     name, value = found[0]
     if len(value) > _LONGEST:
-        return False
+        return None
     if name == b"authorization":
         scheme, space, value = value.partition(b" ")
         if scheme.lower() != b"bearer" or not space:
-            return False
-    offered = hashlib.sha256(value).digest()
-    matches = [hmac.compare_digest(offered, hashlib.sha256(key.encode()).digest()) for key in settings.keys]
-    return any(matches)
+            return None
+    return bytes(value)
+
+
+def _matches(offered: bytes, key: str) -> bool:
+    """Compared by digest, so that the time taken says nothing."""
+    return hmac.compare_digest(hashlib.sha256(offered).digest(), hashlib.sha256(key.encode()).digest())

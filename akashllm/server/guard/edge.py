@@ -38,7 +38,7 @@ class Edge:
         self._settings = settings
         self._metrics = metrics
         self._check_host = settings.loopback
-        self._check_origin = not settings.keys
+        self._check_origin = not settings.keys or settings.unauthenticated
         self._hostname = socket.gethostname().lower()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
