@@ -59,6 +59,15 @@ BuildArgs = Annotated[
         show_default=False,
     ),
 ]
+Cuda = Annotated[
+    int | None,
+    typer.Option(
+        "--cuda",
+        metavar="12|13",
+        help="CUDA's major version in the llama.cpp image; 13 needs drivers from 580 on.",
+        show_default=False,
+    ),
+]
 Network = Annotated[
     str | None,
     typer.Option("--network", help="Network of the build's steps, such as host.", show_default=False),
@@ -90,6 +99,7 @@ def build(
     platform: Platform = None,
     wheelhouse: Wheelhouse = None,
     build_arg: BuildArgs = None,
+    cuda: Cuda = None,
     network: Network = None,
     pull: Pull = False,
     no_cache: Fresh = False,
@@ -120,6 +130,7 @@ def build(
     images.check_arguments(context, arguments)
     home = Home.find()
     with images.DockerEngine.connect() as docker, _shown() as on_event:
+        arguments |= images.base_arguments(name, docker, arguments, cpu=cpu, cuda=cuda, pull=pull)
         out.talk(f"building {local} with the Docker engine at {docker.address}")
         if context.wheels:
             out.talk(f"from the wheelhouse: {', '.join(context.wheels)}")
@@ -229,7 +240,9 @@ def _arguments(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier() or any(not c.isprintable() for c in value):
-            raise UsageError("a build argument is no NAME=VALUE", hint="write it as --build-arg CUDA=13.0.3")
+            raise UsageError(
+                "a build argument is no NAME=VALUE", hint="write it as --build-arg ENGINE_FLAGS=-DGGML_CUDA=on"
+            )
         arguments[name] = value
     return arguments
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from akashllm.images.basis import base_arguments
 from akashllm.images.build import (
     Built,
     build,
@@ -32,6 +33,7 @@ __all__ = [
     "Pin",
     "Pushed",
     "Remote",
+    "base_arguments",
     "build",
     "check_arguments",
     "check_platform",

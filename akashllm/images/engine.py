@@ -118,6 +118,15 @@ class DockerEngine:
             layers=tuple(Layer(step["Size"], step["CreatedBy"]) for step in history if step["Size"]),
         )
 
+    def has(self, name: str) -> bool:
+        """Whether the engine has an image of that name and tag."""
+        with explained("the Docker engine"):
+            try:
+                self.api.inspect_image(name)
+            except ImageNotFound:
+                return False
+        return True
+
     def images(self) -> tuple[Image, ...]:
         """Every image of ours that the engine has, by its title label."""
         with explained("the Docker engine"):

@@ -8,18 +8,13 @@ from typing import Any
 from akashllm.assets import templates
 from akashllm.errors import UsageError
 from akashllm.plan import EngineName
+from akashllm.render.bases import CUDA, DEBIAN, OLLAMA_IMAGE, VLLM_IMAGE
 from akashllm.render.environment import render
 from akashllm.render.stamp import stamp
 from akashllm.version import __version__
 
 UID = 10001
 PORT = 8000
-
-VLLM = "0.33.0"
-"""Newest that was read; the floor is 0.22.0 (authentication bypass before, CVE-2026-48746)."""
-
-OLLAMA = "0.33.0"
-"""Newest that was read; the floor is above 0.20.2 (path traversal before, CVE-2026-7020)."""
 
 VARIANTS: tuple[tuple[EngineName, bool], ...] = (
     ("llamacpp", False),
@@ -62,8 +57,11 @@ def render_image(engine: EngineName, *, cpu: bool = False, overrides: Path | Non
         "uid": UID,
         "port": PORT,
         "version": __version__,
-        "vllm": VLLM,
-        "ollama": OLLAMA,
+        "debian": DEBIAN.image,
+        "debian_pinned": DEBIAN.pinned,
+        "vllm_image": VLLM_IMAGE.pinned,
+        "ollama_image": OLLAMA_IMAGE.pinned,
+        "cuda": {str(major): [base.pinned for base in pair] for major, pair in CUDA.items()},
         "title": f"akashllm {engine}{' (CPU)' if cpu else ''}",
         "description": f"A private LLM endpoint: Ollama's and OpenAI's API over {engine}",
         "health": ["/opt/akashllm/bin/python", "-c", _HEALTH],

@@ -15,7 +15,7 @@ import pytest
 from akashllm.errors import UsageError
 from akashllm.plan import EngineName
 from akashllm.render import VARIANTS, directory, render_image
-from akashllm.render.image import OLLAMA, VLLM
+from akashllm.render.bases import CUDA, DEBIAN, OLLAMA, OLLAMA_IMAGE, VLLM, VLLM_IMAGE
 from tests.render.dockerfile import lint, read
 
 ROOT = Path(__file__).parents[2]
@@ -127,14 +127,29 @@ def test_locked_versions_respect_the_floors() -> None:
 
 
 def test_the_engine_is_compiled_for_every_provider() -> None:
-    """llama.cpp is never compiled for the builder's own processor; CUDA 12 is the default, 13 an argument."""
+    """llama.cpp is never compiled for the builder's own processor; CUDA 12 is the default."""
     gpu, cpu = (render_image("llamacpp", cpu=flag)["Dockerfile"] for flag in (False, True))
     for text in (gpu, cpu):
         assert "-DGGML_NATIVE=OFF" in text
         assert "-DGGML_AVX2=ON" in text
-    assert "ARG CUDA=12." in gpu
+    assert f"ARG RUN_BASE={CUDA[12][1].pinned}" in gpu
     assert "-DGGML_CUDA=on" in gpu
     assert "cuda" not in cpu.lower()
+
+
+def test_bases_are_pinned_by_digest() -> None:
+    """A FROM of a GPU or vendor image names bytes, not a tag; Debian's digest stands beside its tag."""
+    known = {base.pinned for pair in CUDA.values() for base in pair}
+    known |= {DEBIAN.pinned, VLLM_IMAGE.pinned, OLLAMA_IMAGE.pinned}
+    for engine, cpu in VARIANTS:
+        text = render_image(engine, cpu=cpu)["Dockerfile"]
+        defaults = re.findall(r"^ARG \w*(?:BASE|IMAGE)=(\S+)$", text, re.MULTILINE)
+        assert defaults
+        for default in defaults:
+            assert default in known or default == DEBIAN.image
+        if DEBIAN.image in defaults:
+            assert DEBIAN.pinned in text
+    assert all(re.fullmatch(r"[\w./:-]+@sha256:[0-9a-f]{64}", name) for name in known)
 
 
 def test_there_is_no_vllm_image_without_a_gpu() -> None:

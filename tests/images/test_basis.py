@@ -1,0 +1,70 @@
+"""Which bases a build starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from akashllm.errors import UsageError
+from akashllm.images import base_arguments
+from akashllm.plan import EngineName
+from akashllm.render.bases import CUDA, DEBIAN
+
+
+class Holding:
+    """An engine that has these images."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def has(self, name: str) -> bool:
+        """Whether it is one of them."""
+        return name in self.names
+
+
+@pytest.mark.parametrize(
+    ("engine", "cpu", "names"),
+    [
+        ("llamacpp", True, {"BUILD_BASE", "RUN_BASE"}),
+        ("ollama", True, {"RUN_BASE"}),
+        ("ollama", False, {"RUN_BASE"}),
+        ("llamacpp", False, set()),
+        ("vllm", False, set()),
+    ],
+)
+def test_debian_comes_by_digest(engine: EngineName, cpu: bool, names: set[str]) -> None:
+    """Where a Dockerfile starts from Debian's tag, a build names the digest."""
+    given = base_arguments(engine, Holding(), {}, cpu=cpu, cuda=None, pull=False)
+    assert given == dict.fromkeys(names, DEBIAN.pinned)
+
+
+@pytest.mark.parametrize(
+    ("holder", "given", "pull"),
+    [
+        (Holding(DEBIAN.image), {}, False),
+        (Holding(), {"BUILD_BASE": "a:1", "RUN_BASE": "b:1"}, False),
+        (Holding(), {}, True),
+    ],
+)
+def test_the_tag_counts_when_somebody_chose_it(holder: Holding, given: Mapping[str, str], pull: bool) -> None:
+    """A base that lies here, was given by hand or shall be the newest is not replaced."""
+    assert base_arguments("llamacpp", holder, given, cpu=True, cuda=None, pull=pull) == {}
+
+
+def test_cuda_can_be_chosen() -> None:
+    """--cuda 13 builds on CUDA 13's two images, and an argument given by hand wins."""
+    build, run = CUDA[13]
+    asked = base_arguments("llamacpp", Holding(), {}, cpu=False, cuda=13, pull=False)
+    assert asked == {"BUILD_BASE": build.pinned, "RUN_BASE": run.pinned}
+    own = base_arguments("llamacpp", Holding(), {"RUN_BASE": "x:1"}, cpu=False, cuda=13, pull=False)
+    assert own == {"BUILD_BASE": build.pinned}
+
+
+@pytest.mark.parametrize(
+    ("engine", "cpu", "cuda"), [("vllm", False, 13), ("llamacpp", True, 12), ("llamacpp", False, 11)]
+)
+def test_an_impossible_cuda_is_refused(engine: EngineName, cpu: bool, cuda: int) -> None:
+    """CUDA is only asked of an image that has it, in a version there is a base for."""
+    with pytest.raises(UsageError):
+        base_arguments(engine, Holding(), {}, cpu=cpu, cuda=cuda, pull=False)
