@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 import msgspec
 
@@ -168,10 +168,22 @@ def _weight(delta: Delta) -> int:
 class FramedEngine:
     """Implements `akashllm.server.engine.Engine` over a supervised child."""
 
-    def __init__(self, name: str, module: str, order: Load, info: ModelInfo, *, watchdog: float = 60.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        order: Load,
+        info: ModelInfo,
+        *,
+        watchdog: float = 60.0,
+        python: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._name = name
         self._info = info
-        self._supervisor = Supervisor(module, order, self, watchdog=watchdog)
+        self._supervisor = Supervisor(
+            module, order, self, watchdog=watchdog, python=python, environment=environment
+        )
         self._keys = itertools.count(1)
         self._feeds: dict[int, Feed] = {}
         self._replies: dict[int, asyncio.Future[Reply]] = {}

@@ -40,6 +40,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load", omit_defaults=
     slots       sequences decoded at the same time
     cache       tokens the key-value cache holds for all sequences together
     batch       tokens evaluated in one step at most;  micro_batch: in one pass of the device
+    options     what only one kind of engine knows of, in its own words
     """
 
     model: str
@@ -51,6 +52,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load", omit_defaults=
     gpu_layers: int = -1
     batch: int = 2048
     micro_batch: int = 512
+    options: dict[str, Any] = {}
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):

@@ -106,11 +106,23 @@ class Supervisor:
     """One child after another, each running `python -m MODULE FD PARENT_PID`.
 
     `watchdog` is how long, in seconds, a step may last (and a child be silent, if that is less than `SILENCE`)
-    before the child is killed.
+    before the child is killed. `python` is the child's interpreter, if not ours, and `environment` what it
+    gets beside what `child_environment` leaves of ours.
     """
 
-    def __init__(self, module: str, order: Load, listener: Listener, *, watchdog: float = 60.0) -> None:
+    def __init__(
+        self,
+        module: str,
+        order: Load,
+        listener: Listener,
+        *,
+        watchdog: float = 60.0,
+        python: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._module = module
+        self._python = python or sys.executable
+        self._environment = dict(environment or {})
         self._order = order
         self._listener = listener
         self._watchdog = watchdog
@@ -220,7 +232,7 @@ class Supervisor:
             loop = asyncio.get_running_loop()
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable,
+                    self._python,
                     "-m",
                     self._module,
                     str(theirs.fileno()),
@@ -229,7 +241,7 @@ class Supervisor:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
                     pass_fds=(theirs.fileno(),),
-                    env=child_environment(os.environ),
+                    env=child_environment(os.environ) | self._environment,
                 )
         except BaseException:
             ours.close()
