@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from akashllm.server.engines.llamacpp.text import StopScanner, TextStream
+from akashllm.server.engines.text import StopScanner, TextStream
 
 LETTERS = st.text("ab\n", max_size=30)
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=4)

@@ -5,37 +5,26 @@ llama.cpp's own grammar sampler is never used: it aborts, hangs or recurses to d
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from threading import Lock
 from time import perf_counter
-from typing import Any
 
-import msgspec
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
 
 from akashllm.errors import BadRequest
-from akashllm.server.chat.closing import closed
 from akashllm.server.domain import Constraint
-from akashllm.server.engines.llamacpp import trial
+from akashllm.server.engines import shape, trial
 from akashllm.server.engines.llamacpp.sampling import Row
-from akashllm.server.engines.llamacpp.trial import SMALL, Trials, brief
 from akashllm.server.engines.llamacpp.vocabulary import Vocabulary
-
-MAX_DEPTH = 64
-MAX_SIZE = 256 * 1024
-"""Bytes of a schema, grammar or expression."""
+from akashllm.server.engines.trial import SMALL, Trials, brief
 
 STEP = 0.05
 """Seconds a constraint may hold up a step of everybody; PATIENCE: by how much in all it may last longer."""
 PATIENCE = 2.0
 
 _CACHED = 32
-
-_JSON_OPTIONS = {"whitespace_pattern": r"[ \t\n]{0,24}"}
-"""White space between JSON tokens has an end: a model that likes it would otherwise never come to the point."""
 
 
 class Guide:
@@ -99,18 +88,7 @@ class Constraints:
 
     def checked(self, constraint: Constraint) -> Constraint:
         """The constraint as a schema with bounded white space, in Lark, or a regex. Raises `BadRequest`."""
-        value = constraint.value
-        _check_size(value)
-        match constraint.kind:
-            case "json_object":
-                return Constraint(kind="json_schema", value=_checked_schema('{"type":"object"}'))
-            case "json_schema":
-                return Constraint(kind="json_schema", value=_checked_schema(value))
-            case "gbnf":
-                _check_brackets(value)
-                return Constraint(kind="lark", value=self._trials.lark(value))
-            case "lark" | "regex":
-                return constraint
+        return shape.checked(constraint, self._trials.lark)
 
     def compile(self, constraint: Constraint) -> LLMatcher:
         """A matcher at its beginning, to be copied for each choice. Raises `BadRequest`."""
@@ -120,7 +98,7 @@ class Constraints:
             if found is not None:
                 self._compiled.move_to_end(constraint)
                 return found
-        grammar = _grammar(constraint)
+        grammar = shape.grammar(constraint)
         size = self._trials.check(grammar)
         matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if matcher.is_error():
@@ -137,59 +115,3 @@ class Constraints:
     def guide(self, matcher: LLMatcher) -> Guide:
         """A guide for one choice."""
         return Guide(matcher.deep_copy(), self._vocabulary.size)
-
-
-def _grammar(constraint: Constraint) -> str:
-    if constraint.kind == "json_schema":
-        return LLMatcher.grammar_from_json_schema(constraint.value)
-    if constraint.kind == "regex":
-        return LLMatcher.grammar_from_regex(constraint.value)
-    return LLMatcher.grammar_from_lark(constraint.value)
-
-
-def _check_size(value: str) -> None:
-    if len(value.encode("utf-8", "replace")) > MAX_SIZE:
-        message = f"the constraint is longer than {MAX_SIZE} bytes"
-        raise BadRequest(message, param="constraint")
-
-
-def _checked_schema(text: str) -> str:
-    try:
-        schema = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
-        message = f"the JSON Schema is not JSON: {brief(str(error))}"
-        raise BadRequest(message, param="constraint") from error
-    if schema is True:
-        schema = {}
-    if not isinstance(schema, dict):
-        raise BadRequest("a JSON Schema is an object", param="constraint")
-    level: list[Any] = [schema]
-    for _ in range(2 * MAX_DEPTH):
-        inner: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                reference = value.get("$ref")
-                if isinstance(reference, str) and not reference.startswith("#"):
-                    raise BadRequest(
-                        "a JSON Schema may only refer to itself ($ref beginning with #)", param="constraint"
-                    )
-                inner.extend(value.values())
-            elif isinstance(value, list):
-                inner.extend(value)
-        level = [value for value in inner if isinstance(value, dict | list)]
-        if not level:
-            return json.dumps({**closed(schema), "x-guidance": _JSON_OPTIONS})
-    message = f"the JSON Schema is nested deeper than {MAX_DEPTH} levels"
-    raise BadRequest(message, param="constraint")
-
-
-def _check_brackets(grammar: str) -> None:
-    depth = 0
-    for character in grammar:
-        if character in "([{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                message = f"the grammar is nested deeper than {MAX_DEPTH} levels"
-                raise BadRequest(message, param="constraint")
-        elif character in ")]}":
-            depth -= 1

@@ -25,7 +25,7 @@ from akashllm.server.engines.frames import Answer, Opened
 from akashllm.server.engines.llamacpp.constraint import Guide
 from akashllm.server.engines.llamacpp.prefix import Resident
 from akashllm.server.engines.llamacpp.sampling import Row, Sampler, log_softmax, most_likely
-from akashllm.server.engines.llamacpp.text import TextStream
+from akashllm.server.engines.text import TextStream
 
 
 @dataclass(eq=False, slots=True)

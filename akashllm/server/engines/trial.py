@@ -214,7 +214,7 @@ def brief(text: str) -> str:
 
 
 def main() -> None:
-    """`python -m akashllm.server.engines.llamacpp.trial FD PARENT_PID`."""
+    """`python -m akashllm.server.engines.trial FD PARENT_PID`."""
     descriptor, parent = (int(word) for word in sys.argv[1:3])
     die_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
