@@ -21,6 +21,10 @@ class Runner(Protocol):
         """Run it, unless it runs."""
         ...
 
+    def update(self, dseq: str, sdl: str, manifest: str) -> None:
+        """Run another manifest in its place, at the same address."""
+        ...
+
     def url(self, dseq: str) -> str | None:
         """Where it answers."""
         ...
@@ -45,6 +49,10 @@ class PaperRunner:
         """Noted."""
         del sdl
         self.running[dseq] = manifest
+
+    def update(self, dseq: str, sdl: str, manifest: str) -> None:
+        """Noted."""
+        self.start(dseq, sdl, manifest)
 
     def url(self, dseq: str) -> str | None:
         """The address."""
@@ -74,6 +82,10 @@ class LocalRunner:
             self._numbers[dseq] = self.market.create(sdl, reference=f"lease-{dseq}").dseq
         number = self._numbers[dseq]
         self.market.lease(number, self.market.bids(number)[0], manifest)
+
+    def update(self, dseq: str, sdl: str, manifest: str) -> None:
+        """The process is ended and started anew."""
+        self.market.update(self._numbers[dseq], sdl, manifest)
 
     def url(self, dseq: str) -> str | None:
         """Loopback, with a scheme: a real provider gives a bare host name and TLS."""

@@ -122,8 +122,11 @@ class World:
 
     # --- what Console does -------------------------------------------------------------------------------
 
-    def create(self, data: dict[str, Any]) -> Deployed:
-        """Open an order: money moves into escrow, and providers may bid."""
+    def create(self, data: dict[str, Any], dseq: str | None = None) -> Deployed:
+        """Open an order: money moves into escrow, and providers may bid.
+
+        dseq   the number, where the owner chooses it; an order that has it already is refused
+        """
         try:
             sdl = load(data["sdl"])
         except BadSdl as error:
@@ -134,7 +137,9 @@ class World:
         with self.lock:
             if self.balance < deposit:
                 raise Refused(402, "Not enough balance to create the deployment", "unknown_error")
-            number = int(time.time() * 1000)
+            if dseq in self.deployments:
+                raise Refused(400, "Deployment exists")
+            number = int(dseq or time.time() * 1000)
             while str(number) in self.deployments:
                 number += 1
             self.created += 1
@@ -170,6 +175,14 @@ class World:
     def lease(self, dseq: str, address: str, manifest: str | None) -> Deployed:
         """Take a bid, unless it is taken, and hand the manifest over."""
         with self.lock:
+            self.take(dseq, address)
+            if manifest is None and self.shape.wants_manifest:
+                raise Refused(400, "Validation error", "validation_error")
+        return self.hand(dseq, address, manifest)
+
+    def take(self, dseq: str, address: str) -> Leased:
+        """Take a bid, unless it is taken. The provider has no manifest yet."""
+        with self.lock:
             deployed = self.get(dseq)
             if deployed.state != "active":
                 raise Refused(400, "deployment closed")
@@ -178,39 +191,51 @@ class World:
                 leased = self._take(deployed, address)
             if leased.state != "active":
                 raise Refused(400, "lease is not active")
+            return leased
+
+    def hand(self, dseq: str, address: str, manifest: str | None) -> Deployed:
+        """Give the provider of a lease its manifest: the container is started, or exchanged for another."""
+        with self.lock:
+            deployed = self.get(dseq)
+            leased = next((one for one in self._active(deployed) if one.provider.address == address), None)
+            if leased is None:
+                raise Refused(404, "no lease for deployment", "not_found")
             if leased.provider.behaviour == "unreachable":
                 raise Refused(502, "manifest_not_delivered", "service_unavailable")
-            if manifest is None and self.shape.wants_manifest:
-                raise Refused(400, "Validation error", "validation_error")
             manifest = deployed.manifest if manifest is None else manifest
             if json.loads(manifest) != json.loads(deployed.manifest):
                 raise Refused(422, "manifest version validation failed")
-            leased.manifest = manifest
+            before, leased.manifest = leased.manifest, manifest
             if leased.provider.behaviour == "unstable":
                 leased.state, leased.reason = "closed", UNSTABLE
         if leased.provider.behaviour == "runs":
-            leased.provider.runner.start(dseq, deployed.sdl, manifest)
+            if before is None or before == manifest:
+                leased.provider.runner.start(dseq, deployed.sdl, manifest)
+            else:
+                leased.provider.runner.update(dseq, deployed.sdl, manifest)
         return deployed
 
     def update(self, dseq: str, sdl: str) -> Deployed:
-        """Another SDL for the same resources."""
+        """Another SDL for the same resources: its version goes to the chain, its manifest to the provider."""
+        deployed = self.revise(dseq, sdl)
+        for leased in list(self._active(deployed)):
+            self.hand(dseq, leased.provider.address, deployed.manifest)
+        return deployed
+
+    def revise(self, dseq: str, sdl: str) -> Deployed:
+        """The chain's part of an update. The provider goes on with what it has."""
         try:
             made = load(sdl)
         except BadSdl as error:
             raise Refused(400, f"Invalid SDL: {error.message}") from None
         with self.lock:
             deployed = self.get(dseq)
-            if [group["resources"] for group in group_specs(made)] != [
-                group["resources"] for group in deployed.groups
-            ]:
-                raise Refused(400, "groups are different than existing deployment")
+            if deployed.state != "active":
+                raise Refused(400, "deployment closed")
+            if group_specs(made) != deployed.groups:
+                raise Refused(400, "groups are different than existing deployment, you cannot update groups")
             deployed.sdl, deployed.manifest = sdl, manifest_json(made).decode()
             deployed.digest = manifest_hash(made)
-            running = [one for one in deployed.leases if one.state == "active"]
-        for leased in running:
-            leased.manifest = deployed.manifest
-            leased.provider.runner.stop(dseq)
-            leased.provider.runner.start(dseq, sdl, deployed.manifest)
         return deployed
 
     def close(self, dseq: str) -> None:
