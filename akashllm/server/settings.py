@@ -143,7 +143,7 @@ class Settings:
     models: str = _setting(
         "",
         text(),
-        "folder of the model store; empty: no store. The layout is Ollama's, so an existing folder of its will do",
+        "folder of the model store; empty: no store. An existing folder of Ollama will do",
         example="/models",
     )
     registries: tuple[str, ...] = _setting(
