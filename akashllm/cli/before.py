@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from akashllm.market.base import Market
 from akashllm.market.console import ConsoleMarket
 from akashllm.market.order import API_KEY
 from akashllm.plan import Plan
+from akashllm.state import Store
 
 
 def prices(out: Out, market: Market) -> Mapping[str, Any] | None:
@@ -40,6 +42,31 @@ def worth_paying_for(plan: Plan) -> None:
             "the llama.cpp image does not fetch weights yet, so its lease would be paid in vain",
             hint=f"--engine ollama pulls its model; {files}",
         )
+
+
+def with_image(out: Out, store: Store, plan: Plan, *, named: bool) -> Plan:
+    """The plan with an image that a provider can pull, by digest; that of an earlier attempt stays.
+
+    Raises `UsageError` where it is at no registry, is not for linux/amd64, or takes too long to pull.
+    """
+    from akashllm.images import pinned, pullable
+
+    row = store.named(plan.name)
+    now = pinned(plan.image, store.home)
+    if row is not None and row.state in {"deploying", "active"} and "@" not in plan.image:
+        earlier = str(row.plan.get("image", ""))
+        if "@" in earlier and earlier.partition("@")[0] == now.partition("@")[0]:
+            if "@" in now and now != earlier:
+                out.talk(
+                    f"{row.name} keeps the image that it was ordered with; `akashllm update` takes another"
+                )
+            return replace(plan, image=earlier)
+    found = pullable(plan.image, store.home, named=named)
+    if found.warning:
+        out.talk(f"warning: {found.warning}")
+    size = "" if found.size is None else f", {found.size / 2**20:,.0f} MiB to download"
+    out.talk(f"image    {found.image}{size}")
+    return replace(plan, image=found.image)
 
 
 def question(plan: Plan, hours: int | None) -> str:

@@ -11,7 +11,7 @@ import typer
 from akashllm.cli import options as opt
 from akashllm.cli.after import show, so_far, still
 from akashllm.cli.asking import planned
-from akashllm.cli.before import prices, question, secrets, worth_paying_for
+from akashllm.cli.before import prices, question, secrets, with_image, worth_paying_for
 from akashllm.cli.bids import Chooser, wish_for
 from akashllm.cli.markets import DEFAULT, hang_up, market_named, require_key
 from akashllm.cli.out import Interrupted, Out, WithDocument
@@ -22,7 +22,7 @@ from akashllm.market.base import Market
 from akashllm.market.deploy import Deployer
 from akashllm.market.order import Order, Verdicts
 from akashllm.market.progress import Progress
-from akashllm.plan import DeployRequest
+from akashllm.plan import DeployRequest, Plan
 from akashllm.planning import explain
 from akashllm.render import render_sdl
 from akashllm.sdl import load
@@ -144,25 +144,24 @@ def _deploy(
     yes: bool,
 ) -> None:
     plan = planned(request, prices=prices(out, market))
-    sdl = render_sdl(plan)
-    load(sdl)
     for line in explain(plan):
         out.talk(line)
     if dry_run:
-        out.document({"name": plan.name, "plan": plan.as_dict(), "sdl": sdl})
-        out.lines(sdl.splitlines())
+        _show_only(out, home, plan, market, named=request.image is not None)
         return
     if market.charges:
         worth_paying_for(plan)
     wish = wish_for(plan, taking.bid)
-    order = Order(
-        plan=plan,
-        sdl=sdl,
-        secrets=secrets(plan, *key),
-        timeout=timeout,
-        attempts=ATTEMPTS if market.charges else 1,
-    )
     with Store(home) as store:
+        if market.charges:
+            plan = with_image(out, store, plan, named=request.image is not None)
+        order = Order(
+            plan=plan,
+            sdl=rendered(plan),
+            secrets=secrets(plan, *key),
+            timeout=timeout,
+            attempts=ATTEMPTS if market.charges else 1,
+        )
         if market.charges and store.named(plan.name) is None:
             opt.confirm(question(plan, taking.hours), yes=yes)
         if taking.hours:
@@ -183,6 +182,27 @@ def _deploy(
         except AkashllmError as error:
             raise WithDocument(error, so_far(store, plan.name, error)) from error
     show(out, outcome)
+
+
+def _show_only(out: Out, home: Home, plan: Plan, market: Market, *, named: bool) -> None:
+    """What would be ordered, with the image as far as it is known without asking anybody."""
+    from akashllm.images import settle
+
+    if market.charges:
+        image, warning = settle(plan.image, home, ask=named)
+        if warning:
+            out.talk(f"warning: {warning}")
+        plan = replace(plan, image=image)
+    sdl = rendered(plan)
+    out.document({"name": plan.name, "plan": plan.as_dict(), "sdl": sdl})
+    out.lines(sdl.splitlines())
+
+
+def rendered(plan: Plan) -> str:
+    """The SDL, once every rule has passed it."""
+    sdl = render_sdl(plan)
+    load(sdl)
+    return sdl
 
 
 def verify(url: str, *, api_key: str, model: str, progress: Progress) -> Verdicts:

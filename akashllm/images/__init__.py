@@ -19,7 +19,7 @@ from akashllm.images.pins import Pin, pinned, pins, remember
 from akashllm.images.push import Pushed, push
 from akashllm.images.reference import ImageReference
 from akashllm.images.registry import Remote, look, resolve
-from akashllm.images.settle import settle
+from akashllm.images.settle import Pullable, pullable, settle
 
 __all__ = [
     "Built",
@@ -31,6 +31,7 @@ __all__ = [
     "Layer",
     "OnEvent",
     "Pin",
+    "Pullable",
     "Pushed",
     "Remote",
     "base_arguments",
@@ -43,6 +44,7 @@ __all__ = [
     "make_context",
     "pinned",
     "pins",
+    "pullable",
     "push",
     "remember",
     "remote_name",

@@ -17,6 +17,7 @@ import pytest
 from akashllm.cli.app import run
 from akashllm.market import console, console_http
 from akashllm.state import Home, Store
+from akashllm.testing.images import pretend_pushed
 from akashllm.testing.market import Fault, LocalRunner, MarketServer, Shape, World
 from tests.cli.conftest import Said
 from tests.market.conftest import QUICK
@@ -48,6 +49,7 @@ def home(tmp_path: Path, server: MarketServer, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AKASH_CONSOLE_API_KEY", CANARY)
     monkeypatch.setattr(console, "_BETWEEN", 0.01)
     monkeypatch.setattr(console_http, "_BACKOFF", 0.01)
+    pretend_pushed(Home.find())
     return Home.find()
 
 
@@ -258,3 +260,23 @@ def test_no_money_is_spent_on_what_cannot_serve_yet(here: Run, engine: str) -> N
     assert said.code == 2
     assert "paid in vain" in said.err
     assert json.loads(here("list", "--json").out)["deployments"] == []
+
+
+def test_an_image_that_nobody_can_pull_is_never_ordered(here: Run, home: Home, server: MarketServer) -> None:
+    """Without a push from here, and without --image, a lease would be paid in vain: nothing is ordered."""
+    (home.root / "images.json").unlink()
+    said = here(*DEPLOY, "--json")
+
+    assert (said.code, said.error["type"], server.changes()) == (2, "UsageError", [])
+    assert "build --push" in said.error["hint"]
+
+
+def test_the_image_goes_into_the_order_by_digest(here: Run, home: Home, server: MarketServer) -> None:
+    """What was pushed from here is ordered by its digest; its silent registry is a warning."""
+    server.world.providers = [provider("akash1bad", behaviour="unstable")]
+    first = here(*DEPLOY)
+
+    assert "is not known: 127.0.0.1:9 cannot be reached" in first.err
+    (order,) = {one.sdl for one in server.world.deployments.values()}
+    assert "127.0.0.1:9/me/akashllm:llamacpp-" in order
+    assert "@sha256:" in order
