@@ -18,6 +18,7 @@ class DeployRequest:
     context          tokens one request may use
     concurrency      requests answered at once
     gpu              market names (h100, rtx4090, ...), empty: any that fits
+    nodes            machines that share one copy of the model (vLLM on Ray); replicas are whole copies
     max_price        US dollars an hour for everything
     parameters, layers, hidden, heads, kv_heads, head_size, vocab
                      figures of a model whose files cannot be read
@@ -35,6 +36,7 @@ class DeployRequest:
     region: str | None = None
     max_price: float | None = None
     replicas: int = 1
+    nodes: int = 1
     persistent: bool = True
     audited: bool = True
     image: str | None = None
@@ -86,8 +88,9 @@ class Plan:
 
     env       what the container gets, sorted; never a secret
     secrets   names of environment variables filled at deploy time (the API key, a Hugging Face token)
-    price     `max_price_hour` is US dollars an hour for all replicas; `max_uact_block` is the bid cap of one
-              replica in uact a block. Both None on this machine, where it is free.
+    nodes     containers that share one copy of the model; cpu, memory, volumes and GPUs are those of each
+    price     `max_price_hour` is US dollars an hour for all containers; `max_uact_block` is the bid cap of one
+              container in uact a block. Both None on this machine, where it is free.
     """
 
     name: str
@@ -109,12 +112,18 @@ class Plan:
     shm_gib: int
     gpus: tuple[GpuChoice, ...] = ()
     replicas: int = 1
+    nodes: int = 1
     region: str | None = None
     audited: bool = True
     max_price_hour: float | None = None
     max_uact_block: float | None = None
     price_source: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def containers(self) -> int:
+        """How many containers are paid for."""
+        return self.replicas * self.nodes
 
     @property
     def memory_gib(self) -> float:

@@ -96,9 +96,12 @@ Region = Annotated[
 ]
 MaxPrice = Annotated[
     float | None,
-    typer.Option("--max-price", help="US dollars an hour for all replicas.", show_default=False),
+    typer.Option("--max-price", help="US dollars an hour for everything.", show_default=False),
 ]
 Replicas = Annotated[int, typer.Option("--replicas", help="How many of it.")]
+Nodes = Annotated[
+    int, typer.Option("--nodes", help="Machines that share one copy of the model; vLLM only.")
+]
 Image = Annotated[
     str | None, typer.Option("--image", help="Container image instead of ours.", show_default=False)
 ]

@@ -29,6 +29,7 @@ def _request(
     region: opt.Region = None,
     max_price: opt.MaxPrice = None,
     replicas: opt.Replicas = 1,
+    nodes: opt.Nodes = 1,
     image: opt.Image = None,
 ) -> DeployRequest:
     return DeployRequest(
@@ -44,6 +45,7 @@ def _request(
         region=region,
         max_price=max_price,
         replicas=replicas,
+        nodes=nodes,
         image=image,
     )
 

@@ -14,6 +14,9 @@ MAX_HOUR = 100.0
 """US dollars an hour for one replica. Eight B200 cost about 40: more is another unit, or a mistake."""
 
 MAX_REPLICAS = 20
+MAX_NODES = 8
+"""Pipelines of more stages wait for each other more than they compute."""
+
 MAX_CONCURRENCY = 1024
 MIN_CONTEXT = 128
 MAX_CONTEXT = 10_485_760
@@ -53,6 +56,8 @@ def check(request: DeployRequest, catalog: Catalog) -> None:
     _whole("--context", request.context, MIN_CONTEXT, MAX_CONTEXT, "tokens")
     _whole("--concurrency", request.concurrency, 1, MAX_CONCURRENCY, "requests at once")
     _whole("--replicas", request.replicas, 1, MAX_REPLICAS, "replicas")
+    _whole("--nodes", request.nodes, 1, MAX_NODES, "nodes")
+    _nodes(request)
     _whole("--parameters", request.parameters, 10_000, 10**13, "parameters")
     _whole("--layers", request.layers, 1, 1024, "layers")
     _whole("--kv-heads", request.kv_heads, 1, 1024, "KV heads")
@@ -101,11 +106,27 @@ def _price(request: DeployRequest) -> None:
         raise UsageError(
             f"--max-price {shown(price)} is no price", hint="give US dollars an hour, such as 1.50"
         )
-    if price > MAX_HOUR * request.replicas:
+    if price > MAX_HOUR * request.replicas * request.nodes:
         raise UsageError(
-            f"--max-price {shown(price)} is more than ${MAX_HOUR:.0f} an hour for each replica",
+            f"--max-price {shown(price)} is more than ${MAX_HOUR:.0f} an hour for each container",
             hint="the unit is US dollars an hour for everything, not uact a block and not a month",
         )
+
+
+def _nodes(request: DeployRequest) -> None:
+    if request.nodes == 1:
+        return
+    if request.engine != "vllm":
+        raise UsageError(
+            f"{request.engine} runs a model on one machine", hint="use --engine vllm for several nodes"
+        )
+    if request.replicas > 1:
+        raise UsageError(
+            "--nodes and --replicas exclude each other: nodes share one copy of the model",
+            hint="deploy twice, under two names, for two copies",
+        )
+    if request.cpu_only:
+        raise UsageError("several nodes need GPUs", hint="leave --cpu out, or use one node")
 
 
 def _gpus(request: DeployRequest, catalog: Catalog) -> None:

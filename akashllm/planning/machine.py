@@ -24,7 +24,7 @@ VOLUME_CLASS = "beta3"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Sizes of one replica."""
+    """Sizes of one container."""
 
     cpu_units: float
     ram_gib: int
@@ -41,7 +41,7 @@ def machine_for(need: Need, request: DeployRequest, source: ModelSource, *, gpus
     if gpus:
         cpu = 4.0 * min(gpus, 4) if engine == "vllm" else 2.0 + 2.0 * gpus
         # Weights pass through the page cache; half of them in memory keeps loading fast.
-        ram = (12 if engine == "vllm" else 4) + weights / 2
+        ram = (12 if engine == "vllm" else 4) + weights / 2 / request.nodes
     else:
         cpu = 2.0 if weights < 1 else 8.0 if weights < 8 else 16.0
         ram = 1 + need.total_gib * 1.1
@@ -56,7 +56,7 @@ def machine_for(need: Need, request: DeployRequest, source: ModelSource, *, gpus
         disk_gib=disk + (0 if volume else store),
         volume_gib=volume,
         volume_class=VOLUME_CLASS if volume else None,
-        shm_gib=SHM_GIB if engine == "vllm" and gpus > 1 else 0,
+        shm_gib=SHM_GIB if engine == "vllm" and (gpus > 1 or request.nodes > 1) else 0,
     )
 
 
@@ -87,6 +87,8 @@ def environment(
     }
     if gpus > 1:
         values["AKASHLLM_GPUS"] = str(gpus)
+    if request.nodes > 1:
+        values["AKASHLLM_NODES"] = str(request.nodes)
     return tuple(sorted(values.items()))
 
 

@@ -92,9 +92,10 @@ def make_plan(
         shm_gib=host.shm_gib,
         gpus=tuple(fit.choice() for fit in sized.choices),
         replicas=request.replicas,
+        nodes=request.nodes,
         region=request.region,
         audited=request.audited,
-        max_price_hour=None if cap is None else round(cap * request.replicas, 2),
+        max_price_hour=None if cap is None else round(cap * request.replicas * request.nodes, 2),
         max_uact_block=None if cap is None else price.uact_block(cap),
         price_source=where,
         warnings=tuple(warnings),
@@ -146,13 +147,16 @@ def _size(
     if not on_gpu:
         return _Sized(need, quant, ())
     gpus = [gpu for gpu in catalog.gpus if not request.gpu or gpu.model in request.gpu]
-    found = _choose(fits(model, need, quant, engine=engine, gpus=gpus, prices=prices), request)
+    nodes = request.nodes
+    found = _choose(fits(model, need, quant, engine=engine, gpus=gpus, prices=prices, nodes=nodes), request)
     if found:
         return _Sized(need, quant, found)
     if engine == "vllm" and request.quant is None and model.sources.repository_for("fp8"):
         smaller = quant_for(model, engine, "fp8")
         need8 = estimate(model, smaller, engine=engine, context=context, concurrency=concurrency)
-        found = _choose(fits(model, need8, smaller, engine=engine, gpus=gpus, prices=prices), request)
+        found = _choose(
+            fits(model, need8, smaller, engine=engine, gpus=gpus, prices=prices, nodes=nodes), request
+        )
         if found:
             why = (
                 f"{quant.name} needs {need.total_gib:.1f} GiB, more than these GPUs have: fp8 weights are used"
@@ -169,7 +173,7 @@ def _choose(found: tuple[Fit, ...], request: DeployRequest) -> tuple[Fit, ...]:
     if request.gpu_count:
         found = tuple(fit for fit in found if fit.count == request.gpu_count)
     if request.max_price is not None:
-        each = request.max_price / request.replicas
+        each = request.max_price / request.replicas / request.nodes
         priced = any(fit.usd_hour is not None for fit in found)
         found = tuple(fit for fit in found if fit.usd_hour is None or fit.usd_hour <= each)
         if priced and all(fit.usd_hour is None for fit in found):
@@ -210,8 +214,9 @@ def _no_fit(
     if all(reasons):
         return DoesNotFit(f"{reasons[0]}", hint="name other GPUs, or none so that all that fit are taken")
     able = [gpu for gpu, reason in zip(gpus, reasons, strict=True) if not reason]
-    if request.max_price is not None and fits(model, need, quant, engine=engine, gpus=gpus, prices=prices):
-        cheapest = fits(model, need, quant, engine=engine, gpus=gpus, prices=prices)[0]
+    able_fits = fits(model, need, quant, engine=engine, gpus=gpus, prices=prices, nodes=request.nodes)
+    if request.max_price is not None and able_fits:
+        cheapest = able_fits[0]
         return DoesNotFit(
             f"nothing that holds {model.alias} costs ${request.max_price:.2f} an hour or less",
             hint=f"{cheapest.count} x {cheapest.gpu.label} costs about ${cheapest.usd_hour or 0:.2f} an hour",
@@ -219,13 +224,15 @@ def _no_fit(
     largest = max(able, key=lambda gpu: gpu.memory_gib)
     counts = [n for n in counts_for(model, engine) if not request.gpu_count or n == request.gpu_count] or [1]
     most = max(counts)
-    each = need.per_gpu_gib(most, model.shape.kv_heads, engine)
+    each = need.per_gpu_gib(most, model.shape.kv_heads, engine, request.nodes)
     has = usable_gib(largest, engine)
     where = f"{most} x {largest.model}" if most > 1 else f"an {largest.model}"
+    where = f"{request.nodes} nodes with {where}" if request.nodes > 1 else where
     return DoesNotFit(
         f"{model.alias} in {quant.name} needs {need.total_gib:.1f} GiB ({each:.1f} GiB on each of {where}, "
         f"of which {engine} may use {has:.1f})",
-        hint="take less --context or --concurrency, a smaller --quant, or larger GPUs",
+        hint="take less --context or --concurrency, a smaller --quant, or larger GPUs"
+        + (", or more --nodes" if engine == "vllm" else ""),
     )
 
 
@@ -236,7 +243,7 @@ def _cap(
     if request.local:
         return None, "free: this machine"
     if request.max_price is not None:
-        return request.max_price / request.replicas, "asked for"
+        return request.max_price / request.replicas / request.nodes, "asked for"
     rest = price.host_hour(
         host.cpu_units, host.ram_gib + host.shm_gib, host.disk_gib, host.volume_gib, host.volume_class
     )

@@ -15,7 +15,8 @@ def explain(plan: Plan) -> list[str]:
         + (f", from {where}" if where else "")
         + (f" at {source.revision[:12]}" if source.revision else ""),
         f"context {plan.context} tokens, {plan.concurrency} requests at once"
-        + (f", {plan.replicas} replicas" if plan.replicas > 1 else ""),
+        + (f", {plan.replicas} replicas" if plan.replicas > 1 else "")
+        + (f", one copy over {plan.nodes} nodes" if plan.nodes > 1 else ""),
     ]
     if source.licence:
         lines.append(f"licence {source.licence}" + (", gated: HF_TOKEN is needed" if source.gated else ""))
@@ -27,8 +28,9 @@ def explain(plan: Plan) -> list[str]:
     lines += _gpu_lines(plan)
     volume = f", a {plan.volume_gib} GiB volume ({plan.volume_class})" if plan.volume_gib else ""
     shm = f", {plan.shm_gib} GiB of /dev/shm" if plan.shm_gib else ""
+    machine = "each machine" if plan.nodes > 1 else "machine"
     lines.append(
-        f"machine: {plan.cpu_units:g} threads, {plan.ram_gib} GiB of memory,"
+        f"{machine}: {plan.cpu_units:g} threads, {plan.ram_gib} GiB of memory,"
         f" {plan.disk_gib} GiB of disk{volume}{shm}"
     )
     if plan.max_price_hour is None:
@@ -36,7 +38,7 @@ def explain(plan: Plan) -> list[str]:
     else:
         lines.append(
             f"price: at most ${plan.max_price_hour:.2f} an hour"
-            + (f" ({plan.max_uact_block:g} uact a block for each replica)" if plan.max_uact_block else "")
+            + (f" ({plan.max_uact_block:g} uact a block for each container)" if plan.max_uact_block else "")
             + f"; {plan.price_source}"
         )
     lines += [f"warning: {warning}" for warning in plan.warnings]
@@ -47,19 +49,21 @@ def _gpu_lines(plan: Plan) -> list[str]:
     if not plan.gpus:
         return ["no GPU"]
     first = plan.gpus[0]
-    lines = [fit_sentence(plan.memory_gib, first)]
-    lines.append("any of: " + ", ".join(_named(choice) for choice in plan.gpus))
+    lines = [fit_sentence(plan.memory_gib, first, plan.nodes)]
+    each = "each node any of: " if plan.nodes > 1 else "any of: "
+    lines.append(each + ", ".join(_named(choice) for choice in plan.gpus))
     return lines
 
 
-def fit_sentence(needs_gib: float, choice: GpuChoice) -> str:
+def fit_sentence(needs_gib: float, choice: GpuChoice, nodes: int = 1) -> str:
     """`Needs 19.4 GiB, an rtx4090 has 24.0.`"""
     gpu = next(
         gpu for gpu in Catalog.load().gpus if gpu.model == choice.model and gpu.ram_gib == choice.ram_gib
     )
-    has = gpu.memory_gib * choice.count
+    count = choice.count * nodes
+    has = gpu.memory_gib * count
     article = "an" if choice.model[0] in "aehlr" else "a"
-    owner = f"{article} {choice.model} has" if choice.count == 1 else f"{choice.count} x {choice.model} have"
+    owner = f"{article} {choice.model} has" if count == 1 else f"{count} x {choice.model} have"
     return f"Needs {needs_gib:.1f} GiB, {owner} {has:.1f}."
 
 

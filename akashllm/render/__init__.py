@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from akashllm.render.deployment import PLACEMENT, SERVICE, render_compose, render_sdl
+from akashllm.render.deployment import PLACEMENT, SERVICE, WORKER, render_compose, render_sdl
 from akashllm.render.files import check_files, drift, write_files
 from akashllm.render.image import VARIANTS, directory, render_image
 from akashllm.render.repository import repository_files
@@ -11,6 +11,7 @@ __all__ = [
     "PLACEMENT",
     "SERVICE",
     "VARIANTS",
+    "WORKER",
     "check_files",
     "directory",
     "drift",

@@ -15,6 +15,12 @@ from akashllm.sdl.secrets import is_placeholder, placeholder
 SERVICE = "llm"
 """The service, its compute profile and its volume names are the same in every SDL we render."""
 
+WORKER = "worker"
+"""The other nodes of a model that one machine cannot hold."""
+
+RAY_PORT = 6379
+"""Where Ray's head listens for its workers (`ray start --head --port`)."""
+
 PLACEMENT = "akash"
 AUDITOR = "akash1365yvmc4s7awdyj3n2sav7xfx76adc6dnmlx63"
 """Akash's own auditor; the Console adds it to every SDL (console: deployment/config/provider.config.ts)."""
@@ -36,6 +42,8 @@ def render_sdl(plan: Plan, *, overrides: Path | None = None) -> str:
 
 def render_compose(plan: Plan, *, overrides: Path | None = None) -> str:
     """The Compose file of a plan: GPU reservation, volume, health, read-only root."""
+    if plan.nodes > 1:
+        raise UsageError("Compose runs containers on one machine", hint="leave --nodes out, or render the SDL")
     return stamp(render("compose.yaml.j2", _context(plan), overrides=overrides))
 
 
@@ -74,6 +82,12 @@ def _context(plan: Plan) -> dict[str, Any]:
         "auditor": AUDITOR if plan.audited else "",
         "region": plan.region or "",
         "replicas": plan.replicas,
+        "workers": plan.nodes - 1,
+        "worker": WORKER,
+        "worker_env": [
+            f"{key}={value}" for key, value in _environment(plan, AKASHLLM_HEAD=f"{SERVICE}:{RAY_PORT}")
+        ],
+        "ray_port": RAY_PORT,
     }
 
 
@@ -97,8 +111,8 @@ def gpu_alternatives(gpus: tuple[GpuChoice, ...]) -> list[GpuChoice]:
     )
 
 
-def _environment(plan: Plan) -> list[tuple[str, str]]:
-    return sorted([*plan.env, *((name, placeholder(name)) for name in plan.secrets)])
+def _environment(plan: Plan, **more: str) -> list[tuple[str, str]]:
+    return sorted([*plan.env, *more.items(), *((name, placeholder(name)) for name in plan.secrets)])
 
 
 def _volumes(plan: Plan) -> list[dict[str, Any]]:

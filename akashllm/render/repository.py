@@ -12,6 +12,7 @@ EXAMPLES: tuple[DeployRequest, ...] = (
     DeployRequest(model="llama3", engine="vllm", name="vllm-llama3"),
     DeployRequest(model="llama3", engine="ollama", name="ollama-llama3"),
     DeployRequest(model="llama3:70b", engine="vllm", name="vllm-llama3-70b", gpu_count=2),
+    DeployRequest(model="deepseek-r1:671b", engine="vllm", name="vllm-deepseek-r1-2-nodes", nodes=2),
     DeployRequest(model="nomic-embed-text", engine="llamacpp", name="llamacpp-nomic-embed-text"),
     DeployRequest(model="llama3", engine="llamacpp", name="llamacpp-llama3-cpu", cpu_only=True),
     DeployRequest(model="llama3", engine="ollama", name="ollama-llama3-cpu", cpu_only=True),

@@ -77,15 +77,25 @@ def counts_for(model: Model, engine: EngineName) -> tuple[int, ...]:
 
 
 def fits(
-    model: Model, need: Need, quant: Quant, *, engine: EngineName, gpus: Iterable[Gpu], prices: Prices
+    model: Model,
+    need: Need,
+    quant: Quant,
+    *,
+    engine: EngineName,
+    gpus: Iterable[Gpu],
+    prices: Prices,
+    nodes: int = 1,
 ) -> tuple[Fit, ...]:
-    """Every GPU and count that holds the need, best first; those without a price come last."""
+    """Every GPU and count a node that holds the need, best first; those without a price come last.
+
+    Prices are those of one node.
+    """
     found = []
     for gpu in gpus:
         if unfit(gpu, quant, engine):
             continue
         for count in counts_for(model, engine):
-            needs = need.per_gpu_gib(count, model.shape.kv_heads, engine)
+            needs = need.per_gpu_gib(count, model.shape.kv_heads, engine, nodes)
             if needs <= usable_gib(gpu, engine):
                 price = prices.of(gpu.model, gpu.ram_gib)
                 found.append(

@@ -60,15 +60,16 @@ class Need:
         """The sum on one GPU, in GiB."""
         return (self.weights + self.cache + self.working + self.fixed) / GIB
 
-    def per_gpu_gib(self, count: int, kv_heads: int, engine: EngineName) -> float:
-        """What each of `count` GPUs has to hold, in GiB.
+    def per_gpu_gib(self, count: int, kv_heads: int, engine: EngineName, nodes: int = 1) -> float:
+        """What each of `count` GPUs of each node has to hold, in GiB. Each node has its share of the layers.
 
         llama.cpp gives each GPU some layers. vLLM gives each GPU some heads of every layer: where there are
         fewer KV heads than GPUs they are copied, and a compressed cache has none to share out.
         """
         heads = kv_heads if self.shardable_cache else 1
         parts = min(count, heads) if engine == "vllm" else count
-        return (self.weights / count + self.cache / max(1, parts) + self.working + self.fixed) / GIB
+        shared = self.weights / count + self.cache / max(1, parts)
+        return (shared / nodes + self.working + self.fixed) / GIB
 
 
 def cache_bytes(model: Model, context: int, concurrency: int, engine: EngineName) -> int:

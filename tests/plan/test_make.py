@@ -119,6 +119,21 @@ def test_uact_is_dollars_over_blocks() -> None:
     assert made.max_uact_block == pytest.approx(1_000_000 / 600, abs=0.01)
 
 
+def test_nodes_share_the_model() -> None:
+    """What no machine holds fits on several: each holds its share, and the cap is for all of them."""
+    with pytest.raises(DoesNotFit) as alone:
+        plan("llama3:70b", engine="vllm", gpu=("rtx4090",), gpu_count=4)
+    assert "more --nodes" in alone.value.hint
+    made = plan("llama3:70b", engine="vllm", gpu=("rtx4090",), nodes=2)
+    assert (made.nodes, made.containers, made.gpus[0].count) == (2, 2, 8)
+    assert dict(made.env)["AKASHLLM_NODES"] == "2"
+    assert made.max_uact_block is not None
+    assert made.max_price_hour == pytest.approx(2 * made.max_uact_block * 600 / 1e6, abs=0.01)
+    asked = plan("llama3:70b", engine="vllm", gpu=("rtx4090",), nodes=2, max_price=12.0)
+    assert asked.max_price_hour == 12.0
+    assert asked.max_uact_block == pytest.approx(6 * 1_000_000 / 600, abs=0.01)
+
+
 def test_a_price_below_the_market_is_said_so() -> None:
     """A cap under which nothing fits is an error with the cheapest that does, not a plan without bids."""
     with pytest.raises(DoesNotFit, match=r"costs \$0\.01 an hour") as caught:

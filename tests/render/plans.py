@@ -71,7 +71,9 @@ def plans(draw: st.DrawFn) -> Plan:
         volume_class=draw(st.sampled_from(["beta1", "beta2", "beta3"])) if volume else None,
         shm_gib=draw(st.integers(0, 64)),
         gpus=tuple(draw(st.lists(GPU, max_size=6))),
-        replicas=draw(st.integers(1, 20)),
+        **draw(
+            st.one_of(st.builds(dict, replicas=st.integers(1, 20)), st.builds(dict, nodes=st.integers(2, 8)))
+        ),
         region=draw(st.one_of(st.none(), TEXT)),
         audited=draw(st.booleans()),
         max_uact_block=draw(st.one_of(st.none(), st.floats(0.01, 900_000).map(lambda cap: round(cap, 2)))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 from akashllm import sdl
 from akashllm.errors import UsageError
 from akashllm.plan import GpuChoice, ModelSource, Plan
-from akashllm.render import SERVICE, render_compose, render_sdl
+from akashllm.render import SERVICE, WORKER, render_compose, render_sdl
 from tests.render.plans import TEXT, plan, plans
 from tests.sdl.conftest import Judge
 
@@ -57,7 +58,8 @@ def test_every_value_survives(request: Plan) -> None:
     assert yaml(text)["profiles"]["placement"]["akash"].get("attributes", {}).get("location-region", "") == (
         request.region or ""
     )
-    variables = yaml(render_compose(request))["services"][SERVICE].get("environment", {})
+    alone = dataclasses.replace(request, nodes=1)
+    variables = yaml(render_compose(alone))["services"][SERVICE].get("environment", {})
     assert {
         name: value.replace("$$", "$") for name, value in variables.items() if name not in request.secrets
     } == dict(request.env)
@@ -192,3 +194,27 @@ def test_compose_reserves_gpus_and_asks_for_secrets() -> None:
         service["environment"]["AKASHLLM_API_KEY"] == "${AKASHLLM_API_KEY:?set AKASHLLM_API_KEY to your secret}"
     )
     assert "deploy" not in yaml(render_compose(plan()))["services"][SERVICE]
+
+
+def test_nodes_share_one_copy() -> None:
+    """A head that the world reaches and workers that only the head does: equal machines, images and secrets."""
+    request = plan(engine="vllm", nodes=3, shm_gib=10, volume_gib=20, volume_class="beta3", max_uact_block=7.0)
+    document = yaml(render_sdl(request))
+    head, worker = (document["services"][name] for name in (SERVICE, WORKER))
+    assert head["expose"][1]["to"] == [{"service": WORKER}]
+    assert [port["to"] for port in worker["expose"]] == [[{"service": SERVICE}]]
+    assert set(worker["env"]) - set(head["env"]) == {f"AKASHLLM_HEAD={SERVICE}:{head['expose'][1]['port']}"}
+    assert set(head["env"]) <= set(worker["env"])
+    assert (worker["image"], worker["params"]) == (head["image"], head["params"])
+    compute = document["profiles"]["compute"]
+    assert compute[SERVICE] == compute[WORKER]
+    counts = {name: entry["akash"]["count"] for name, entry in document["deployment"].items()}
+    assert counts == {SERVICE: 1, WORKER: 2}
+    prices = document["profiles"]["placement"]["akash"]["pricing"]
+    assert {name: entry["amount"] for name, entry in prices.items()} == {SERVICE: "7", WORKER: "7"}
+
+
+def test_compose_has_one_machine() -> None:
+    """Several nodes cannot be composed: said, with what to do."""
+    with pytest.raises(UsageError, match="one machine"):
+        render_compose(plan(nodes=2))
