@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,6 +17,21 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _WAITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2.5)
 _STATES: tuple[State, ...] = ("starting", "loading", "ready", "failed", "unloaded")
+
+
+class Snapshot(NamedTuple):
+    """What somebody else keeps: the deployed model's state, and figures over all models.
+
+    models   bytes in memory by name, 0 for a model that is not loaded;  budget: bytes for all, 0: no limit
+    """
+
+    state: State
+    stats: EngineStats
+    used: int
+    slots: int
+    waiting: int
+    models: Mapping[str, int]
+    budget: int
 
 
 class Metrics:
@@ -57,7 +72,7 @@ class Metrics:
         """Count how a generation ended: done, cancelled, refused, or an error's code."""
         self._outcomes.labels(outcome).inc()
 
-    def observe(self, snapshot: Callable[[], tuple[State, EngineStats, int, int, int]]) -> None:
+    def observe(self, snapshot: Callable[[], Snapshot]) -> None:
         """Read gauges at every scrape: state, the engine's own figures, slots used, slots, waiting."""
         self.registry.register(_Gauges(snapshot))
 
@@ -69,20 +84,27 @@ class Metrics:
 class _Gauges(Collector):
     """Figures that somebody else keeps."""
 
-    def __init__(self, snapshot: Callable[[], tuple[State, EngineStats, int, int, int]]) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterable[Metric]:
         """One family a figure."""
-        state, stats, used, slots, waiting = self._snapshot()
+        state, stats, used, slots, waiting, models, budget = self._snapshot()
         states = GaugeMetricFamily("akashllm_state", "1 for the state the engine is in", labels=["state"])
         for each in _STATES:
             states.add_metric([each], float(each == state))
         yield states
+        memory = GaugeMetricFamily(
+            "akashllm_model_memory_bytes", "What a model takes in memory; 0: it is not loaded", labels=["model"]
+        )
+        for name, size in models.items():
+            memory.add_metric([name], size)
+        yield memory
         for name, words, value in (
             ("slots_used", "Slots in use", used),
             ("slots", "Slots there are", slots),
             ("queue_waiting", "Requests waiting for a slot", waiting),
+            ("memory_budget_bytes", "Memory for all models together; 0: no limit", budget),
             ("kv_cache_used_tokens", "Tokens in the key-value cache", stats.kv_used),
             ("kv_cache_tokens", "Tokens the key-value cache holds", stats.kv_size),
         ):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
@@ -12,25 +14,46 @@ import msgspec
 
 from akashllm.errors import Busy, EngineFailed, ServiceError
 from akashllm.server.admission import Admission, Place
-from akashllm.server.domain import Delta, Done, Embedding, Embeddings, Event, Generation, ModelInfo
-from akashllm.server.engine import Engine
+from akashllm.server.domain import (
+    ChatPrompt,
+    Delta,
+    Done,
+    Embedding,
+    Embeddings,
+    Event,
+    Generation,
+    Message,
+    ModelInfo,
+)
+from akashllm.server.engine import Engine, State
 from akashllm.server.guard.limits import check
 from akashllm.server.health import Health
 from akashllm.server.logs import current
 from akashllm.server.metrics import Metrics
 from akashllm.server.residence import Residence
+from akashllm.server.room import Room
 from akashllm.server.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _COOL_DOWN = 30.0
 """Seconds after a failed load during which requests are refused instead of trying again."""
+_RETRY = 15.0
 _NS = 1e-9
+_uses = itertools.count(1)
 
 
 class Resident:
     """A model that is in memory, or could be. `name` is the first it was asked for by, as `model:tag`.
 
-    Only a request in flight keeps it there for certain: whoever waits for its load counts as one. `digest` is
-    the manifest's; empty for the deployed model, whose file says it.
+    Only a request in flight keeps it there for certain: whoever waits for its load counts as one. It is a
+    `Tenant` of the room that all models share; `crowd` bounds the answers of all of them together.
+
+    digest     of the manifest; empty for the deployed model, whose file says it
+    slots      answers at once;  keep_alive: seconds of idleness; the settings' if None
+    need       bytes it is thought to take
+    pinned     it stays in memory
+    preload    messages whose key-value cache is made when the model is loaded
     """
 
     def __init__(
@@ -40,23 +63,45 @@ class Resident:
         settings: Settings,
         *,
         metrics: Metrics,
+        room: Room | None = None,
+        crowd: Admission | None = None,
         health: Health | None = None,
         slots: int | None = None,
         keep_alive: float | None = None,
         digest: str = "",
+        need: int = 0,
+        pinned: bool = False,
+        preload: tuple[Message, ...] = (),
     ) -> None:
         self.name = name
         self.digest = digest
+        self.pinned = pinned
+        self.used = 0
         self.engine = engine
         self.settings = settings
         self.metrics = metrics
         self.health = health or Health(engine)
         self.admission = Admission(slots or settings.concurrency, settings.queue)
         stay = settings.keep_alive if keep_alive is None else keep_alive
-        self._residence = Residence(stay, self._unload_now)
+        self._residence = Residence(-1.0 if pinned else stay, self._unload_now)
+        self._room = room or Room()
+        self._crowd = crowd
+        self._preload = preload
+        self._estimate = need
+        self._true = 0
         self._loading: asyncio.Task[None] | None = None
+        self._abandoned: set[asyncio.Task[None]] = set()
+        self._entered = False
+        self._wanted = False
+        self._waiting = 0
         self._switch = asyncio.Lock()
         self._failed_at: float | None = None
+        self._open = asyncio.Event()
+        self._open.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        engine.watch(self._watch)
 
     @property
     def info(self) -> ModelInfo:
@@ -65,8 +110,19 @@ class Resident:
 
     # --- the model in memory -----------------------------------------------------------------------
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is in flight."""
+        return self._residence.busy
+
+    @property
+    def need(self) -> int:
+        """Bytes it takes: what it took the last time, or else the estimate."""
+        return self._true or self._estimate
+
     def start(self) -> None:
         """Begin to load the model, without waiting for it."""
+        self._wanted = True
         self._load()
 
     async def ready(self) -> int:
@@ -74,6 +130,33 @@ class Resident:
 
         Raises `Busy` after `load_timeout` seconds and `EngineFailed` with the reason.
         """
+        async with self._in_flight():
+            return await self._ready()
+
+    @contextlib.asynccontextmanager
+    async def _in_flight(self) -> AsyncIterator[None]:
+        """Count as a request, once the model is not on its way out."""
+        if not self._open.is_set():
+            try:
+                async with asyncio.timeout(self.settings.load_timeout):
+                    await self._open.wait()
+            except TimeoutError:
+                raise Busy(
+                    "the model is making room for another one", code="model_loading", retry_after=_RETRY
+                ) from None
+        if self._closed:
+            raise Busy("the model has just been replaced: ask again", code="model_loading", retry_after=1)
+        self._idle.clear()
+        self.used = next(_uses)
+        try:
+            with self._residence:
+                yield
+        finally:
+            if not self.busy:
+                self._idle.set()
+                self._room.changed()
+
+    async def _ready(self) -> int:
         if self.loaded() and not self._switch.locked():
             return 0
         if self.engine.state == "failed" and self._failed_at is not None:
@@ -82,12 +165,15 @@ class Resident:
                 reason = self.health.reason or "the last attempt to load the model failed"
                 raise EngineFailed(reason, retry_after=left)
         began = time.perf_counter_ns()
+        self._waiting += 1
         try:
             async with asyncio.timeout(self.settings.load_timeout):
                 await asyncio.shield(self._load())
         except TimeoutError:
-            percent = "" if self.health.percent is None else f" ({self.health.percent:.0f} % done)"
-            raise Busy(f"the model is still loading{percent}", code="model_loading", retry_after=15) from None
+            raise Busy(self._still(), code="model_loading", retry_after=_RETRY) from None
+        finally:
+            self._waiting -= 1
+            self._abandon()
         waited = time.perf_counter_ns() - began
         self.metrics.load_time.observe(waited * _NS)
         return waited
@@ -104,29 +190,91 @@ class Resident:
             self._loading.add_done_callback(_retrieve)
         return self._loading
 
+    def _abandon(self) -> None:
+        """Take a load out of the line for memory if nobody waits for it any more; one that began goes on."""
+        task = self._loading
+        if task is None or task.done() or self._waiting or self._wanted or self._entered:
+            return
+        task.cancel()
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned.discard)
+        self._loading = None
+
+    def _still(self) -> str:
+        if not self._entered:
+            return "the model waits for memory that other models use"
+        percent = "" if self.health.percent is None else f" ({self.health.percent:.0f} % done)"
+        return f"the model is still loading{percent}"
+
     async def _load_now(self) -> None:
         async with self._switch:
             try:
-                await self.engine.load()
+                async with self._room.admit(self):
+                    self._entered = True
+                    await self.engine.load()
+                    self._true = self.info.memory
+                    await self._warm()
             except EngineFailed:
                 self._failed_at = time.monotonic()
+                if self.engine.state == "ready":
+                    await self.engine.unload()
                 raise
+            finally:
+                self._entered = False
+                self._wanted = False
             self._failed_at = None
 
+    async def _warm(self) -> None:
+        """Have the preloaded messages evaluated, so that the cache has them for whoever begins with them."""
+        if not self._preload:
+            return
+        messages = self._preload
+        if messages[-1].role != "user":
+            # Many templates render no conversation without a user; what follows the prefix does not matter.
+            messages = (*messages, Message(role="user"))
+        request = Generation(id="preload", model=self.name, prompt=ChatPrompt(messages=messages), max_tokens=1)
+        try:
+            async for _ in self.engine.generate(request):
+                pass
+        except ServiceError as error:
+            logger.warning("the preloaded messages of %s are not cached: %s", self.name, error.message)
+
+    def _watch(self, state: State, _text: str, _percent: float | None) -> None:
+        if state == "failed":
+            self._room.left(self)
+
     async def unload(self) -> None:
-        """Give the model's memory back, as soon as no request uses it."""
-        if not self._residence.leave_when_idle():
+        """Give the model's memory back, as soon as no request uses it; a pinned one stays."""
+        if not self.pinned and not self._residence.leave_when_idle():
             await self._unload_now()
 
     async def _unload_now(self) -> None:
         async with self._switch:
-            if not self._residence.busy and self.engine.state == "ready":
+            if not self.busy and self.engine.state == "ready":
                 await self.engine.unload()
                 self._residence.forget()
+                self._room.left(self)
+
+    async def evict(self) -> bool:
+        """Make room for another model; False if a request came in between."""
+        async with self._switch:
+            if self.busy:
+                return False
+            await self.engine.unload()
+            self._residence.forget()
+            self._room.left(self)
+            return True
+
+    def drain(self, *, on: bool) -> None:
+        """Let those who come wait (or not) while those who are here finish."""
+        if on:
+            self._open.clear()
+        else:
+            self._open.set()
 
     def keep_alive(self, seconds: float | None) -> None:
         """How long the model stays after the last request. None: as is; negative: forever; 0: not at all."""
-        if seconds is not None:
+        if seconds is not None and not self.pinned:
             self._residence.keep(seconds)
 
     def expires_at(self) -> datetime | None:
@@ -135,11 +283,21 @@ class Resident:
 
     async def close(self) -> None:
         """Stop timers, loads and the engine."""
+        self._closed = True
         self._residence.close()
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.wait([self._loading])
+        tasks = self._abandoned | ({self._loading} if self._loading is not None else set())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self.engine.close()
+        self._room.left(self)
+
+    async def retire(self) -> None:
+        """Close once nobody uses it: another model has its name now, or none."""
+        while self.busy:
+            await self._idle.wait()
+        await self.close()
 
     # --- requests ----------------------------------------------------------------------------------
 
@@ -152,16 +310,17 @@ class Resident:
         began = time.perf_counter()
         outcome = "cancelled"
         try:
-            with self.admission.join(request.n) as place, self._residence:
-                load, queue = await self._wait(place)
-                async with contextlib.aclosing(self._measured(request, began)) as events:
-                    async for event in events:
-                        if type(event) is Done:
-                            outcome = "done"
-                            timings = msgspec.structs.replace(event.timings, load=load, queue=queue)
-                            yield msgspec.structs.replace(event, timings=timings)
-                        else:
-                            yield event
+            async with (
+                self._admitted(request.n) as (load, queue),
+                contextlib.aclosing(self._measured(request, began)) as events,
+            ):
+                async for event in events:
+                    if type(event) is Done:
+                        outcome = "done"
+                        timings = msgspec.structs.replace(event.timings, load=load, queue=queue)
+                        yield msgspec.structs.replace(event, timings=timings)
+                    else:
+                        yield event
         except ServiceError as error:
             outcome = error.code or type(error).__name__
             raise
@@ -199,21 +358,32 @@ class Resident:
     async def embed(self, request: Embedding) -> Embeddings:
         """One vector an input, after the same gates."""
         check(request, self.settings)
-        with self.admission.join(1) as place, self._residence:
-            load, queue = await self._wait(place)
+        async with self._admitted(1) as (load, queue):
             answer = await self.engine.embed(request)
             current.get().prompt_tokens += answer.prompt_tokens
             timings = msgspec.structs.replace(answer.timings, load=load, queue=queue)
             return msgspec.structs.replace(answer, timings=timings)
 
-    async def _wait(self, place: Place) -> tuple[int, int]:
-        """Wait for the model, then for a slot; nanoseconds of each."""
-        load = await self.ready()
-        began = time.perf_counter_ns()
-        await place.wait(self.settings.queue_timeout)
-        queue = time.perf_counter_ns() - began
-        self.metrics.queue_time.observe(queue * _NS)
-        return load, queue
+    @contextlib.asynccontextmanager
+    async def _admitted(self, choices: int) -> AsyncIterator[tuple[int, int]]:
+        """A place, the model in memory, and a slot; nanoseconds waited for the model and for the slot.
+
+        In this order: what waits for memory must not hold one of the slots that all models share.
+        """
+        with self.admission.join(choices) as place:
+            async with self._in_flight():
+                load = await self._ready()
+                began = time.perf_counter_ns()
+                await place.wait(self.settings.queue_timeout)
+                with self._crowded(choices) as shared:
+                    if shared is not None:
+                        await shared.wait(self.settings.queue_timeout)
+                    queue = time.perf_counter_ns() - began
+                    self.metrics.queue_time.observe(queue * _NS)
+                    yield load, queue
+
+    def _crowded(self, choices: int) -> contextlib.AbstractContextManager[Place | None]:
+        return contextlib.nullcontext() if self._crowd is None else self._crowd.join(choices)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

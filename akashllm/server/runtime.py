@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
 from datetime import datetime
 from typing import cast
 
-from akashllm.errors import BadName, BadRequest, ModelNotFound
+from akashllm.errors import BadName, BadRequest, ModelNotFound, ServiceError
 from akashllm.names import ModelName
 from akashllm.server.admission import Admission
 from akashllm.server.domain import Embedding, Embeddings, EngineStats, Event, Generation
-from akashllm.server.engine import Engine, State
+from akashllm.server.engine import Engine
 from akashllm.server.health import Health
-from akashllm.server.metrics import Metrics
+from akashllm.server.library import Library, Offer
+from akashllm.server.metrics import Metrics, Snapshot
 from akashllm.server.resident import Resident
-from akashllm.server.served import Served
+from akashllm.server.room import Room
+from akashllm.server.served import NOTHING, Served
 from akashllm.server.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 ANY = "*"
 """The alias that answers to every name."""
@@ -30,7 +35,11 @@ class Runtime:
     """Every model of the service. Routes get it as `request.app.state.runtime`.
 
     `primary` is the deployed model: it loads when the service starts, `/health` speaks of it, and the methods
-    that name no model are about it.
+    that name no model are about it. The others come from `libraries`, asked in that order, and are loaded when
+    a request names them; those in `always` at the start. All share `room`, and `crowd` if there is one.
+
+    `deployed` says more of the deployed model: its places, its defaults. With `lazy` even that one is loaded
+    only when it is asked for.
     """
 
     def __init__(
@@ -40,8 +49,17 @@ class Runtime:
         *,
         health: Health | None = None,
         metrics: Metrics | None = None,
+        libraries: Sequence[Library] = (),
+        room: Room | None = None,
+        crowd: Admission | None = None,
+        deployed: Offer | None = None,
+        always: Sequence[str] = (),
+        lazy: bool = False,
     ) -> None:
         self.settings = settings
+        self.room = room or Room()
+        self.crowd = crowd
+        self.libraries = tuple(libraries)
         self.metrics = metrics or Metrics()
         self.probes = asyncio.Semaphore(PROBES)
         aliases = [name for name in settings.model_aliases if name != ANY]
@@ -50,7 +68,14 @@ class Runtime:
         for name in (settings.served_name, *aliases):
             parsed = ModelName.parse(name)
             self._names.setdefault(parsed.canonical, str(parsed))
-        self.primary = Resident(self.serves()[0], engine, settings, metrics=self.metrics, health=health)
+        self._deployed = deployed
+        self._always = tuple(always)
+        self._lazy = lazy
+        self.primary = self._settle(deployed, self.serves()[0], engine, health)
+        self._residents: dict[Hashable, Resident] = {}
+        self._keys: dict[ModelName, Hashable] = {}
+        self._retired: dict[Resident, asyncio.Task[None]] = {}
+        self._starting: asyncio.Task[None] | None = None
         self.metrics.observe(self._snapshot)
 
     # --- names -------------------------------------------------------------------------------------
@@ -60,38 +85,119 @@ class Runtime:
         return tuple(self._names.values())
 
     def resolve(self, name: str | None) -> str:
-        """The served name (`tiny:latest`) of what a client typed.
+        """The served name (`tiny:latest`) of what a client typed, among the deployed model's names.
 
         Raises `ModelNotFound`, also for None and "" (a dialect that has a default does not ask), and
-        `BadRequest` for what is no name at all.
+        `BadRequest` for what is no name at all. Names of other models are `find`'s business.
         """
         if self._any:
             return self.serves()[0]
+        served = self._names.get(self._parse(name).canonical)
+        if served is None:
+            raise self._missing(name)
+        return served
+
+    def _parse(self, name: str | None) -> ModelName:
         if not name:
-            raise ModelNotFound("model '' not found", param="model", hint=self._known())
+            raise self._missing("")
         try:
-            parsed = ModelName.parse(name)
+            return ModelName.parse(name)
         except BadName:
             raise BadRequest("invalid model name", param="model", hint=self._known()) from None
-        served = self._names.get(parsed.canonical)
-        if served is None:
-            raise ModelNotFound(f"model '{name}' not found", param="model", hint=self._known())
-        return served
+
+    def _missing(self, name: str | None) -> ModelNotFound:
+        return ModelNotFound(f"model '{name or ''}' not found", param="model", hint=self._known())
 
     def _known(self) -> str:
         return f"this service serves {', '.join(self.serves())}"
 
     async def find(self, name: str | None) -> Served:
-        """What a client means by a name. Raises as `resolve`; nothing is loaded by it."""
-        return Served(name=self.resolve(name), resident=self.primary)
+        """What a client means by a name, as it is now. Raises as `resolve`; nothing is loaded by it.
+
+        Exact names come first; what is no model's name means the deployed one where its alias is `*`.
+        """
+        if self.libraries and name:
+            try:
+                parsed = ModelName.parse(name)
+            except BadName:
+                return self._primary(self.resolve(name))
+            if parsed.canonical not in self._names:
+                offer = await asyncio.to_thread(self._look_up, parsed)
+                if offer is not None:
+                    return await self._offered(parsed, offer)
+                self._let_go(parsed)
+        return self._primary(self.resolve(name))
 
     async def resident(self, name: str | None) -> Resident:
         """The model a client means by a name."""
         return (await self.find(name)).resident
 
     def residents(self) -> tuple[Resident, ...]:
-        """Every model that is or may soon be in memory, the deployed one first."""
-        return (self.primary,)
+        """Every model that is or was in memory, the deployed one first."""
+        return (self.primary, *self._residents.values(), *self._retired)
+
+    async def offers(self) -> list[Offer]:
+        """Every model that could be loaded beside the deployed one; of equal names the first."""
+        found: dict[str, Offer] = {}
+        for library in self.libraries:
+            for offer in await asyncio.to_thread(library.list):
+                name = ModelName.parse(offer.name).canonical
+                if name not in self._names:
+                    found.setdefault(name, offer)
+        return list(found.values())
+
+    def _primary(self, name: str) -> Served:
+        defaults = self._deployed.defaults if self._deployed is not None else NOTHING
+        return Served(name=name, resident=self.primary, defaults=defaults)
+
+    def _look_up(self, name: ModelName) -> Offer | None:
+        return next((offer for library in self.libraries if (offer := library.find(name)) is not None), None)
+
+    async def _offered(self, name: ModelName, offer: Offer) -> Served:
+        """The resident of an offer: the one that has it in memory already, or a new one."""
+        resident = self._residents.get(offer.key)
+        if resident is None:
+            engine = await asyncio.to_thread(offer.build)
+            resident = self._residents.get(offer.key)
+            if resident is None:
+                resident = self._residents[offer.key] = self._settle(offer, offer.name, engine)
+            else:
+                await engine.close()
+        if self._keys.get(name, offer.key) != offer.key:
+            self._let_go(name)
+        self._keys[name] = offer.key
+        if resident.name == offer.name:
+            resident.digest = offer.digest
+        return Served(name=offer.name, resident=resident, defaults=offer.defaults, digest=offer.digest)
+
+    def _settle(self, offer: Offer | None, name: str, engine: Engine, health: Health | None = None) -> Resident:
+        said = offer or Offer(name=name, key=name, build=lambda: engine, need=engine.info.size)
+        return Resident(
+            name,
+            engine,
+            self.settings,
+            metrics=self.metrics,
+            health=health,
+            room=self.room,
+            crowd=self.crowd,
+            slots=said.slots,
+            keep_alive=said.keep_alive,
+            digest=said.digest,
+            need=said.need,
+            pinned=said.pinned,
+            preload=said.preload,
+        )
+
+    def _let_go(self, name: ModelName) -> None:
+        """The name means nothing any more, or something else: what only it meant closes once it is idle."""
+        key = self._keys.pop(name, None)
+        if key is None or key in self._keys.values():
+            return
+        resident = self._residents.pop(key, None)
+        if resident is not None:
+            task = asyncio.get_running_loop().create_task(resident.retire())
+            self._retired[resident] = task
+            task.add_done_callback(lambda _: self._retired.pop(resident, None))
 
     # --- requests ----------------------------------------------------------------------------------
 
@@ -110,12 +216,33 @@ class Runtime:
     # --- all of them, and the deployed one ---------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to load the deployed model, without waiting for it."""
-        self.primary.start()
+        """Begin to load the deployed model and those that are always there, without waiting for them."""
+        if self._lazy:
+            self.health.asked()
+        else:
+            self.primary.start()
+        if self._always:
+            self._starting = asyncio.get_running_loop().create_task(self._start_others())
+
+    async def _start_others(self) -> None:
+        for name in self._always:
+            try:
+                served = await self.find(name)
+            except ServiceError as error:
+                logger.warning("%s is not loaded: %s", name, error.message)
+            else:
+                if served.resident is not self.primary:
+                    served.resident.start()
 
     async def close(self) -> None:
         """Stop timers, loads and engines."""
-        for resident in self.residents():
+        tasks = [*self._retired.values(), *([self._starting] if self._starting is not None else [])]
+        residents = self.residents()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for resident in residents:
             await resident.close()
 
     @property
@@ -153,6 +280,23 @@ class Runtime:
         """When the deployed model will be unloaded."""
         return self.primary.expires_at()
 
-    def _snapshot(self) -> tuple[State, EngineStats, int, int, int]:
-        admission = self.admission
-        return self.health.state, self.engine.stats(), admission.used, admission.slots, admission.waiting
+    def _snapshot(self) -> Snapshot:
+        """What `/metrics` shows: the deployed model's state, and the rest over all models."""
+        residents = self.residents()
+        every = [resident.engine.stats() for resident in residents]
+        places = [resident.admission for resident in residents]
+        total = EngineStats(
+            kv_used=sum(stats.kv_used for stats in every),
+            kv_size=sum(stats.kv_size for stats in every),
+            steps=sum(stats.steps for stats in every),
+            restarts=sum(stats.restarts for stats in every),
+        )
+        return Snapshot(
+            state=self.health.state,
+            stats=total,
+            used=sum(place.used for place in places),
+            slots=sum(place.slots for place in places),
+            waiting=sum(place.waiting for place in places),
+            models={resident.name: resident.need if resident.loaded() else 0 for resident in residents},
+            budget=self.room.budget,
+        )
