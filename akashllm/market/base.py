@@ -18,10 +18,14 @@ MarketState = Literal["open", "starting", "running", "restarting", "failed", "st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """What can be spent, in US dollars. `available` is None where nothing is charged."""
+    """What can be spent, in US dollars. `available` is None where nothing is charged.
+
+    hint   how to come by more, if the market knows
+    """
 
     available: Decimal | None
     committed: Decimal = Decimal(0)
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

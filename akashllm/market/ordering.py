@@ -26,7 +26,9 @@ def preflight(driver: Driver, work: Work) -> dict[str, Any]:
     driver.progress.step("preflight", "asking who could serve this")
     balance = driver.market.balance()
     if driver.market.charges and balance.available is not None and balance.available <= 0:
-        raise MarketError("there is no money to deploy with", hint="add funds, then deploy again")
+        raise MarketError(
+            "there is no money to deploy with", hint=balance.hint or "add funds, then deploy again"
+        )
     screening = driver.market.screen(work.filled())
     if screening.known and not screening.offers:
         removed = ", ".join(f"{what} rules out {count}" for what, count in screening.removed)
