@@ -126,6 +126,14 @@ class ModelStore:
 
     # --- writing -----------------------------------------------------------------------------------
 
+    def place(self, digest: Sha256) -> Path:
+        """Where a download of that digest goes. Raises `StoreFailed` if nothing can be written there."""
+        self._ready(self.layout.blobs)
+        path = self.layout.blob(digest)
+        if path.is_symlink():
+            self.layout.inside(path)
+        return path
+
     def incoming(self, digest: Sha256, size: int | None = None) -> VerifiedWriter:
         """A writer of the file of that digest, as a context manager; wrap it in `volume.explained()`."""
         self._ready(self.layout.blobs)
