@@ -1,25 +1,19 @@
-"""GGUF files that lie elsewhere: choosing one by its quantisation, reading its header by ranges."""
+"""GGUF files that lie elsewhere: reading their headers by ranges."""
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from akashllm.catalog.web import Web
-from akashllm.errors import BadModelFile, UnknownModel
+from akashllm.errors import BadModelFile
 from akashllm.gguf import Header, read_header
 
 FIRST_PART = 1 << 20
 MAX_HEADER = 64 << 20
 """akashllm.gguf refuses longer headers."""
-
-_QUANT = re.compile(
-    r"[-._/]((?:UD-)?(?:IQ\d_\w+|Q\d(?:_\w+)?|BF16|F16|FP16|F32|MXFP4))(?=[-.]|$)", re.IGNORECASE
-)
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 @contextmanager
@@ -56,42 +50,6 @@ def _grow(web: Web, url: str, what: str, path: Path) -> Header:
                 if last or header.data_offset <= have:
                     return header
             want = min(want * 4, MAX_HEADER)
-
-
-def choose_file(files: Sequence[str], quant: str, name: str) -> str:
-    """The GGUF file of `quant` (or of the usual one), its first part where it is split."""
-    wanted = quant or "Q4_K_M"
-    matching = [file for file in files if (quant_of(file) or "").lower() == wanted.lower()]
-    if not matching and not quant and len({_stem(file) for file in files}) == 1:
-        matching = list(files)
-    if not matching:
-        have = ", ".join(sorted({found for file in files if (found := quant_of(file))}))
-        raise UnknownModel(
-            f"{name} has no file in {wanted}",
-            hint=f"it has {have}; name one as hf.co/{name}:QUANT" if have else "",
-        )
-    return min(matching)
-
-
-def quant_of(file: str) -> str:
-    """The quantisation in a file's name, as llama.cpp writes it; empty: none."""
-    found = _QUANT.findall(file)
-    return {"FP16": "F16"}.get(found[-1].upper(), found[-1].upper()) if found else ""
-
-
-def _stem(file: str) -> str:
-    return _PART.sub("", file)
-
-
-def same_set(file: str, other: str) -> bool:
-    """Both are parts of one split model, or the same file."""
-    return _stem(file) == _stem(other)
-
-
-def is_weights(file: str) -> bool:
-    """A model's file, not an image projector or an importance matrix."""
-    base = file.rsplit("/", 1)[-1].lower()
-    return base.endswith(".gguf") and not base.startswith(("mmproj", "imatrix")) and "mmproj" not in base
 
 
 def most_used(header: Header) -> str:

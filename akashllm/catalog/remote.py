@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from akashllm.catalog.figures import dtype_of, from_config, from_gguf
-from akashllm.catalog.ggufs import choose_file, is_weights, most_used, quant_of, ranged_header, same_set
+from akashllm.catalog.ggufs import most_used, ranged_header
 from akashllm.catalog.model import Model, Sources
 from akashllm.catalog.reference import Reference
 from akashllm.catalog.web import Web
 from akashllm.errors import BadModelFile, UsageError
 from akashllm.gguf import read_header
+from akashllm.gguf_files import choose_file, is_weights, quant_of, same_set
 from akashllm.plan import EngineName
 
 HUB = "https://huggingface.co"
@@ -25,10 +26,6 @@ MAX_LISTING = 8 << 20
 MAX_CONFIG = 1 << 20
 MAX_INDEX = 64 << 20
 MAX_TENSORS_HEADER = 64 << 20
-_QUANT = re.compile(
-    r"[-._/]((?:UD-)?(?:IQ\d_\w+|Q\d(?:_\w+)?|BF16|F16|FP16|F32|MXFP4))(?=[-.]|$)", re.IGNORECASE
-)
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
 class Hub:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from akashllm.digests import Sha256
 from akashllm.errors import BadName, DigestMismatch, DownloadFailed
+from akashllm.server.models import filling
 from akashllm.server.models import partial as partial_module
-from akashllm.server.models import transfer
 from akashllm.server.models.download import download
 from akashllm.server.models.source import Patience
 from akashllm.testing.files import Asked, Fault, FileServer, running_files
@@ -185,7 +185,7 @@ async def test_pauses_grow_and_the_servers_wish_counts(
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(transfer, "_sleep", sleep)
+    monkeypatch.setattr(filling, "_sleep", sleep)
     server.faults = [Fault(status=503), Fault(status=503), Fault(status=429, headers={"Retry-After": "7"})]
 
     await download(server.put("/f", b"x"), tmp_path / "f", patience=Patience(pause=1.0))

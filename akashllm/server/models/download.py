@@ -11,9 +11,9 @@ import httpx
 
 from akashllm.digests import Sha256
 from akashllm.errors import DigestMismatch, DownloadFailed
+from akashllm.server.models.filling import Filling, Progress
 from akashllm.server.models.partial import Partial
 from akashllm.server.models.source import Changed, Patience, Source, Unranged, checked_url, new_client
-from akashllm.server.models.transfer import Progress, Transfer
 
 PARTS = 4
 SEGMENT = 64 << 20
@@ -176,14 +176,14 @@ class _Job:
     async def _fill(self, partial: Partial, client: httpx.AsyncClient) -> None:
         """Until every byte is there: anew where the file changes, without ranges where the server lies."""
         source = Source(client, self._url, self.into.name, self._headers)
-        transfer = Transfer(partial, source, size=self._size, patience=self._patience, told=self.told)
+        filling = Filling(partial, source, size=self._size, patience=self._patience, told=self.told)
         ranged = True
         for _ in range(_RESTARTS + 1):
             try:
                 if ranged:
-                    await transfer.in_parts(self._parts, self._segment)
+                    await filling.in_parts(self._parts, self._segment)
                 else:
-                    await transfer.whole()
+                    await filling.whole()
             except Changed:
                 partial.reset()
             except Unranged:
