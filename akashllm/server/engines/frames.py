@@ -40,6 +40,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load", omit_defaults=
     slots       sequences decoded at the same time
     cache       tokens the key-value cache holds for all sequences together
     batch       tokens evaluated in one step at most;  micro_batch: in one pass of the device
+    template    a Go template instead of the model's own; empty: the model's own
+    adapters    LoRA files to add to the model;  projector: the file of what turns images into tokens
     options     what only one kind of engine knows of, in its own words
     """
 
@@ -52,6 +54,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load", omit_defaults=
     gpu_layers: int = -1
     batch: int = 2048
     micro_batch: int = 512
+    template: str = ""
+    adapters: tuple[str, ...] = ()
+    projector: str = ""
     options: dict[str, Any] = {}
 
 

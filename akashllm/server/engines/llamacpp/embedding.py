@@ -179,6 +179,7 @@ class Embedder:
                 )
             except MemoryError as error:
                 raise ServiceError(str(error)) from error
+            model.adapters.apply(self._context.raw)
         return self._context
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,8 @@ class LlamaCppEngine(FramedEngine):
     slots       sequences decoded at the same time
     cache       tokens the key-value cache holds in all; 0: a context for every slot, less if memory is short
     threads     0: what this process may use;  gpu_layers: -1 for all
+    template    a Go template instead of the file's own
+    adapters    LoRA files;  projector: a file that turns images into tokens
     watchdog    seconds of silence after which the child is taken for dead
     """
 
@@ -37,6 +40,9 @@ class LlamaCppEngine(FramedEngine):
         gpu_layers: int = -1,
         batch: int = 2048,
         micro_batch: int = 512,
+        template: str | None = None,
+        adapters: Sequence[Path] = (),
+        projector: Path | None = None,
         watchdog: float = 60.0,
     ) -> None:
         order = Load(
@@ -49,6 +55,9 @@ class LlamaCppEngine(FramedEngine):
             gpu_layers=gpu_layers,
             batch=batch,
             micro_batch=micro_batch,
+            template=template or "",
+            adapters=tuple(str(path) for path in adapters),
+            projector=str(projector or ""),
         )
         info = _from_file(Path(model_path), name)
         self._described = bool(info.family)

@@ -8,6 +8,11 @@ from pathlib import Path
 SMALL_MODEL = 64 * 1024 * 1024
 """Bytes. Below this a step is so short that a second thread waits for the first more than it helps."""
 
+DEFAULT_CONTEXT = 8192
+"""Tokens, where nobody says and the model was trained for more."""
+
+MIN_CONTEXT = 16
+
 _RESERVE = 128 * 1024 * 1024
 _SHARE = 0.7
 """Of the memory that is left, what a cache may take: others live here too."""
@@ -49,6 +54,12 @@ def choose_threads(asked: int, weights: int) -> int:
     if asked > 0:
         return min(asked, 2 * usable)
     return 1 if weights < SMALL_MODEL else usable
+
+
+def choose_context(asked: int, trained: int) -> int:
+    """Tokens one request may use: as asked (0: choose), and no more than the model was trained for."""
+    wanted = asked or min(trained, DEFAULT_CONTEXT)
+    return max(MIN_CONTEXT, min(wanted, trained or wanted))
 
 
 def plan_cache(*, weights: int, per_token: int, context: int, slots: int, wanted: int, on_gpu: bool) -> int:

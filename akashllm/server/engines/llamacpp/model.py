@@ -12,14 +12,11 @@ import llama_cpp.llama_cpp as api
 
 from akashllm.server.domain import Capability, ModelInfo
 from akashllm.server.engines.frames import Load
+from akashllm.server.engines.llamacpp.adapters import AdapterRefused, Adapters
 from akashllm.server.engines.llamacpp.context import Context
-from akashllm.server.engines.llamacpp.memory import choose_threads, plan_cache
+from akashllm.server.engines.llamacpp.memory import choose_context, choose_threads, plan_cache
 from akashllm.server.engines.llamacpp.vocabulary import Vocabulary
 
-DEFAULT_CONTEXT = 8192
-"""Tokens, where the request does not say and the model was trained for more."""
-
-MIN_CONTEXT = 16
 ECHO_ROWS = 64
 """Rows of logits a step may have for a prompt whose log probabilities were asked for."""
 
@@ -86,11 +83,10 @@ class Model:
         self.weights = weights = int(api.llama_model_size(self.raw))
         self.threads = choose_threads(order.threads, weights)
         self.on_gpu = on_gpu = bool(api.llama_supports_gpu_offload()) and order.gpu_layers != 0
-        wanted = order.context or min(self.train_context, DEFAULT_CONTEXT)
         self.slots = max(1, min(order.slots, MAX_SEQUENCES // 2 - 1))
         # As many again stay for those who begin alike; one for new-comers, one for the scheduler itself.
         self.sequences = 2 * self.slots + 2
-        self.context_length = max(MIN_CONTEXT, min(wanted, self.train_context or wanted))
+        self.context_length = choose_context(order.context, self.train_context)
         try:
             cells = plan_cache(
                 weights=0,
@@ -115,6 +111,11 @@ class Model:
             )
         except MemoryError as error:
             raise ModelRefused(str(error) + self._because()) from error
+        try:
+            self.adapters = Adapters(self.raw, [Path(path) for path in order.adapters], self._because)
+            self.adapters.apply(self.context.raw)
+        except AdapterRefused as error:
+            raise ModelRefused(str(error)) from error
         self.template = self._template()
         if self.template:
             # The whole of it: the general way to read metadata cuts long values.

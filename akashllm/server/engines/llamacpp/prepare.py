@@ -12,7 +12,8 @@ from akashllm.server.chat.formats import ChatFormat
 from akashllm.server.domain import ChatPrompt, Generation
 from akashllm.server.engines.llamacpp.constraint import Constraints
 from akashllm.server.engines.llamacpp.job import Choice, Job
-from akashllm.server.engines.llamacpp.model import MIN_CONTEXT, Model
+from akashllm.server.engines.llamacpp.memory import MIN_CONTEXT
+from akashllm.server.engines.llamacpp.model import Model
 from akashllm.server.engines.llamacpp.sampling import Sampler
 from akashllm.server.engines.prompts import Prompts, check, shape
 
