@@ -31,7 +31,15 @@ from akashllm.state import Home, Store
 MarketOption = Annotated[
     str,
     typer.Option(
-        "--market", envvar="AKASHLLM_MARKET", help="local (this machine, free), console or wallet (Akash)."
+        "--market",
+        envvar="AKASHLLM_MARKET",
+        help="local (this machine, free), docker (the same in a container), console or wallet (Akash).",
+    ),
+]
+Container = Annotated[
+    bool,
+    typer.Option(
+        "--container", help="With --market local: in Docker, as a provider would run it, not as a process."
     ),
 ]
 Port = Annotated[
@@ -82,6 +90,7 @@ def deploy(
     *,
     request: DeployRequest,
     market: MarketOption = DEFAULT,
+    container: Container = False,
     port: Port = None,
     api_key_env: opt.KeyEnv = None,
     api_key_file: opt.KeyFile = None,
@@ -100,6 +109,7 @@ def deploy(
     """
     out = Out(json=json)
     home = Home.find()
+    market = _in_container(market) if container else market
     chosen = market_named(market, home, port=port, hours=max_hours)
     if max_hours and not chosen.charges:
         raise UsageError("--max-hours is for Akash: this machine closes nothing by itself", hint="leave it out")
@@ -110,7 +120,7 @@ def deploy(
             out,
             home,
             chosen,
-            request=replace(request, local=market == "local"),
+            request=replace(request, local=_here(market, request)),
             key=(api_key_env, api_key_file),
             timeout=timeout,
             taking=Taking(bid=bid, why=why, wait=bid_wait, hours=max_hours),
@@ -119,6 +129,19 @@ def deploy(
         )
     finally:
         hang_up([chosen])
+
+
+def _in_container(market: str) -> str:
+    """The market that `--container` makes of `local`. Raises `UsageError` for any other."""
+    if market not in {"local", "docker"}:
+        raise UsageError("--container is for this machine", hint="add --market local, or leave it out")
+    return "docker"
+
+
+def _here(market: str, request: DeployRequest) -> bool:
+    """Whether to plan for this machine without a GPU: a process always, a container unless one is asked for."""
+    wants_gpu = bool(request.gpu or request.gpu_count) or request.engine == "vllm"
+    return market == "local" or (market == "docker" and not wants_gpu)
 
 
 @dataclass(frozen=True, slots=True)

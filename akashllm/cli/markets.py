@@ -13,7 +13,7 @@ from akashllm.state import Home
 if TYPE_CHECKING:
     from akashllm.market.console import ConsoleMarket
 
-NAMES = ("local", "console", "wallet")
+NAMES = ("local", "docker", "console", "wallet")
 DEFAULT = "console"
 """A deployment goes to Akash unless one says otherwise."""
 
@@ -26,6 +26,10 @@ def market_named(name: str, home: Home, *, port: int | None = None, hours: int |
     """The market of that name. Raises `UsageError` for no market, `MarketError` for one that is not here."""
     if name == "local":
         return LocalMarket(home.local, port=port)
+    if name == "docker":
+        from akashllm.market.container import ContainerMarket
+
+        return ContainerMarket(home.containers, port=port)
     if name == "console":
         return console_market(home, hours=hours)
     if name in _MISSING:
@@ -38,10 +42,14 @@ def market_named(name: str, home: Home, *, port: int | None = None, hours: int |
 
 
 def markets_here(home: Home) -> Sequence[Market]:
-    """Every market that can be asked what it holds: this machine, and Console where there is a key for it."""
+    """Every market that can be asked what it holds: this machine, its Docker engine where it was ever used, and
+    Console where there is a key for it.
+    """
     from akashllm.market.console_key import find_key
 
-    names = ("local", "console") if find_key(home) is not None else ("local",)
+    names = ["local"]
+    names += ["docker"] if home.containers.is_dir() else []
+    names += ["console"] if find_key(home) is not None else []
     return [market_named(name, home) for name in names]
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from signal import SIGTERM
@@ -21,6 +18,7 @@ from akashllm.errors import MarketError
 from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, Offer, Screening, Standing
 from akashllm.market.local_files import MARK, Lodging, Ordered, RunRecord, RunSpec, lodgings, new_lodging
 from akashllm.market.local_run import HELD
+from akashllm.market.lodger import HOST, environment, now, only_service, port_for
 from akashllm.market.logfile import follow, read_tail
 from akashllm.market.processes import family, kill, supported
 from akashllm.sdl import load, manifest_json
@@ -72,8 +70,8 @@ class LocalMarket:
     def screen(self, sdl: str) -> Screening:
         """This machine, if it has what the supervisor needs."""
         self._check_machine()
-        service = _only_service(json.loads(manifest_json(load(sdl))))
-        _check_service(_environment(service))
+        service = only_service(manifest_json(load(sdl)).decode())
+        _check_service(environment(service))
         return Screening(offers=(Offer(provider=PROVIDER, region="here", audited=True),))
 
     def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
@@ -85,7 +83,7 @@ class LocalMarket:
                 return Created(dseq=held.dseq, manifest=manifest)
         lodging = new_lodging(self.root, time.time_ns() // 1_000_000)
         digest = hashlib.sha256(sdl.encode()).hexdigest()
-        lodging.write_order(Ordered(reference=reference, created_at=_now(), sdl_sha256=digest))
+        lodging.write_order(Ordered(reference=reference, created_at=now(), sdl_sha256=digest))
         return Created(dseq=lodging.dseq, manifest=manifest)
 
     def bids(self, dseq: str) -> Sequence[Bid]:
@@ -160,7 +158,7 @@ class LocalMarket:
         self._end(lodging)
         lodging.forget_secrets()
         if not order.closed_at:
-            lodging.write_order(replace(order, closed_at=_now()))
+            lodging.write_order(replace(order, closed_at=now()))
 
     def holdings(self) -> Sequence[Held]:
         """Every order that was not closed."""
@@ -203,20 +201,16 @@ class LocalMarket:
 
     def _spec(self, lodging: Lodging, manifest: str, *, keep_port: bool = False) -> RunSpec:
         """How to run the manifest here: its environment, but our address, and the key in a file."""
-        try:
-            service = _only_service(json.loads(manifest))
-            env = _environment(service)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise MarketError(f"the manifest is malformed ({error})", hint="deploy again") from error
+        service = only_service(manifest)
+        env = environment(service)
         before = lodging.spec()
-        host = "127.0.0.1"
-        port = self._port(host, before, keep=keep_port)
+        port = self._port(before, keep=keep_port)
         secret = env.pop(_KEY, "")
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         env = {
             **inherited,
             **env,
-            "AKASHLLM_HOST": host,
+            "AKASHLLM_HOST": HOST,
             "AKASHLLM_PORT": str(port),
             MARK: str(lodging.directory),
         }
@@ -226,20 +220,18 @@ class LocalMarket:
         return RunSpec(
             argv=tuple(self.command),
             env=env,
-            host=host,
+            host=HOST,
             port=port,
             own_port=bool(self.port or (before and before.own_port)),
             service=str(service.get("name", "llm")),
             **(self.policy or {}),
         )
 
-    def _port(self, host: str, before: RunSpec | None, *, keep: bool) -> int:
-        """The port that was asked for, else the last run's while it can be had, else any."""
-        if self.port:
-            return self.port
-        if before and (keep or before.own_port or _free(host, before.port)):
+    def _port(self, before: RunSpec | None, *, keep: bool) -> int:
+        """As `port_for`; one that a person chose is never exchanged for another."""
+        if before and not self.port and (keep or before.own_port):
             return before.port
-        return _any_port(host)
+        return port_for(self.port, before.port if before else None)
 
     def _end(self, lodging: Lodging) -> None:
         """Leave no process of this deployment: ask the supervisor first, then end whatever is left."""
@@ -289,50 +281,17 @@ def _supervised(record: RunRecord | None) -> bool:
     return record is not None and record.supervisor.alive()
 
 
-def _only_service(groups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    services = [service for group in groups for service in group["services"]]
-    if len(services) != 1:
-        raise MarketError(
-            f"the SDL has {len(services)} services, and the market `local` runs one",
-            hint="deploy it to Akash, or leave one service in it",
-        )
-    service: Mapping[str, Any] = services[0]
-    return service
-
-
-def _environment(service: Mapping[str, Any]) -> dict[str, str]:
-    pairs = (entry.partition("=") for entry in service.get("env") or ())
-    return {name: value for name, _, value in pairs}
-
-
 def _check_service(env: Mapping[str, str]) -> None:
     """Raise `MarketError` for what only a container could run."""
     engine = env.get("AKASHLLM_ENGINE", "llamacpp")
     if engine not in ENGINES:
-        raise MarketError(f"the market `local` cannot run {engine}", hint="use --engine llamacpp")
+        raise MarketError(
+            f"the market `local` cannot run {engine} as a process",
+            hint="add --container, which runs its image in Docker, or use --engine llamacpp",
+        )
     model = env.get("AKASHLLM_MODEL", BUNDLED)
     if model != BUNDLED and not Path(model).is_file():
         raise MarketError(
             f"the weights {model} are not on this machine, and the market `local` fetches none",
             hint="download the .gguf file and give its path with --model",
         )
-
-
-def _any_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-def _free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

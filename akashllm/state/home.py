@@ -54,6 +54,11 @@ class Home:
         """What the market `local` remembers by itself, as a market elsewhere would."""
         return self.root / "local"
 
+    @property
+    def containers(self) -> Path:
+        """The same for the market `docker`."""
+        return self.root / "docker"
+
     def directory(self, name: str, number: int) -> Path:
         """The directory of one deployment: its SDL, its manifest, its key."""
         return self.root / "deployments" / f"{safe_name(name)}-{number}"
