@@ -74,7 +74,13 @@ class Filling:
             while (at := done.first_missing(start, end)) < min(end, self._partial.size or end):
                 await self._piece(at, end)
 
-        await self._patiently(attempt, lambda: done.first_missing(start, end) - start)
+        await patiently(
+            self._patience, attempt, lambda: done.first_missing(start, end) - start, hint=self._hint
+        )
+
+    def _hint(self) -> str:
+        have = self._partial.done.total
+        return f"try again later: the {gib(have)} that have come are kept" if have else "try again later"
 
     async def _piece(self, start: int, end: int) -> None:
         """One request for `[start, end)`; a server may send less, from the same start on."""
@@ -123,7 +129,7 @@ class Filling:
 
     async def whole(self) -> None:
         """The file in one go, from its first byte, as often as patience allows."""
-        await self._patiently(self._whole, lambda: 0)
+        await patiently(self._patience, self._whole)
 
     async def _whole(self) -> None:
         partial, source = self._partial, self._source
@@ -169,27 +175,32 @@ class Filling:
             hint="the file was replaced there: name another revision",
         )
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[None]], got: Callable[[], int]) -> None:
-        """Repeat `attempt` while it is worth it; `got` counts bytes: a step forward starts the count anew."""
-        failures, before, patience = 0, got(), self._patience
-        while True:
-            try:
-                await attempt()
-            except Again as fault:
-                now = got()
-                failures = 1 if now - before >= _FORWARD else failures + 1
-                before = now
-                if failures >= patience.attempts or (fault.after or 0.0) > patience.longest:
-                    have = self._partial.done.total
-                    raise DownloadFailed(
-                        fault.reason,
-                        hint=f"try again later; {gib(have)} have come" if have else "try again later",
-                        status=fault.status,
-                        retry_after=fault.after,
-                    ) from fault
-                await _sleep(patience.wait(failures, fault.after))
-            else:
-                return
+
+async def patiently(
+    patience: Patience,
+    attempt: Callable[[], Awaitable[None]],
+    got: Callable[[], int] = lambda: 0,
+    hint: Callable[[], str] = lambda: "try again later",
+) -> None:
+    """Repeat `attempt` while it is worth it; `got` counts bytes: a step forward starts the count anew.
+
+    Raises `DownloadFailed` with `hint` at the end of the patience.
+    """
+    failures, before = 0, got()
+    while True:
+        try:
+            await attempt()
+        except Again as fault:
+            now = got()
+            failures = 1 if now - before >= _FORWARD else failures + 1
+            before = now
+            if failures >= patience.attempts or (fault.after or 0.0) > patience.longest:
+                raise DownloadFailed(
+                    fault.reason, hint=hint(), status=fault.status, retry_after=fault.after
+                ) from fault
+            await _sleep(patience.wait(failures, fault.after))
+        else:
+            return
 
 
 def _length(response: httpx.Response) -> int | None:

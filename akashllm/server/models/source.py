@@ -59,6 +59,14 @@ class Unranged(Exception):
     """The server does not do ranges, or says one thing and does another."""
 
 
+class Refused(DownloadFailed):
+    """A server will not give a file. `word` is its own code for why, where it has one (`X-Error-Code`)."""
+
+    def __init__(self, message: str, *, hint: str = "", status: int, word: str = "") -> None:
+        super().__init__(message, hint=hint, status=status)
+        self.word = word
+
+
 class Again(Exception):
     """Worth another attempt; `reason` is what to say if there is none, `after` the seconds to wait."""
 
@@ -166,17 +174,22 @@ class Source:
             after = retry_after(response.headers.get("retry-after", ""))
             why = "was asked too often" if status == 429 else f"answers {status}"
             return Again(f"{self.host} {why} for {self.what}", after, status)
+        word = response.headers.get("x-error-code", "")
         if status in {401, 403}:
-            return DownloadFailed(
+            return Refused(
                 f"{self.host} does not let us read {self.what} (it answers {status})",
                 hint="it may need a token, or a licence to be accepted first",
                 status=status,
+                word=word,
             )
         if status in {404, 410}:
-            return DownloadFailed(
-                f"{self.host} has no {self.what}", hint="check the spelling of the name", status=status
+            return Refused(
+                f"{self.host} has no {self.what}",
+                hint="check the spelling of the name",
+                status=status,
+                word=word,
             )
-        return DownloadFailed(f"{self.host} answers {status} for {self.what}", status=status)
+        return Refused(f"{self.host} answers {status} for {self.what}", status=status, word=word)
 
 
 def checked_url(url: str) -> httpx.URL:
