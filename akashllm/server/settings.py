@@ -31,7 +31,9 @@ from akashllm.server.values import (
     origins,
     registries,
     secret_fault,
+    size,
     text,
+    token_fault,
 )
 
 PREFIX = "AKASHLLM_"
@@ -67,11 +69,11 @@ def _setting(default: Any, parse: Parser, doc: str, *, unit: str = "", example: 
     )
 
 
-def _secret(doc: str) -> Any:
+def _secret(doc: str, *, env: str = "") -> Any:
     return field(
         default=None,
         repr=False,
-        metadata={"parse": text(), "doc": doc, "unit": "", "example": "", "env": "", "secret": True},
+        metadata={"parse": text(), "doc": doc, "unit": "", "example": "", "env": env, "secret": True},
     )
 
 
@@ -95,15 +97,34 @@ class Settings:
         False, boolean(), "serve without a key even on a public address", example="true"
     )
 
-    engine: str = _setting("llamacpp", choice("llamacpp", "ollama", "upstream"), "what runs the model")
+    engine: str = _setting("llamacpp", choice("llamacpp", "ollama", "upstream", "whisper"), "what runs the model")
     model: str = _setting(
         "tiny",
         text(),
-        "path of a GGUF file, or `tiny`, the bundled model; for the engine `ollama` a name of its library",
+        "where the weights come from: `tiny` (bundled), the path of a GGUF file, `hf.co/org/repo:QUANT`, "
+        "`hf.co/org/repo@REVISION/file.gguf`, a file's address; for the engine `ollama` a name of its library",
         example="/models/m.gguf",
     )
     weights: str = _setting(
         "", text(), "path of the model's file, where MODEL is only its name", example="/models/m.gguf"
+    )
+    data: str = _setting(
+        "",
+        text(),
+        "folder where fetched weights are kept, a persistent volume; empty: in the user's cache folder",
+        example="/data",
+    )
+    hf_token: str | None = _secret(
+        "a token of the Hugging Face hub, for gated and private repositories; sent nowhere else. "
+        "`HF_TOKEN_FILE` names a file that holds it instead",
+        env="HF_TOKEN",
+    )
+    hf_endpoint: str = _setting(
+        "https://huggingface.co",
+        address(),
+        "where the hub answers; a mirror is named here",
+        example="https://huggingface.co",
+        env="HF_ENDPOINT",
     )
     model_name: str = _setting("", text(), "name the model is served under; empty: from the file's name")
     model_aliases: tuple[str, ...] = _setting(
@@ -176,12 +197,39 @@ class Settings:
         256 * 1024 * MIB, integer(KIB, 1 << 50), "one uploaded file of a model", unit="bytes"
     )
 
+    transcribe_model: str = _setting(
+        "",
+        text(),
+        "a Whisper for `/v1/audio/transcriptions` beside the model: a folder in CTranslate2's format, or a name "
+        "that faster-whisper finds on the Hugging Face Hub; empty: none",
+        example="/models/whisper",
+    )
+    transcribe_name: str = _setting(
+        "", text(), "name it is served under; empty: from TRANSCRIBE_MODEL. `whisper-1` always names it as well"
+    )
+
     queue: int = _setting(
         64, integer(0, 100_000), "requests that may wait for a slot; more are refused", unit="requests"
     )
     queue_timeout: float = _setting(300.0, duration(0.001), "longest wait for a slot", unit="s", example="5m")
     load_timeout: float = _setting(
         300.0, duration(0.001), "longest wait for a model that loads", unit="s", example="5m"
+    )
+    config: str = _setting(
+        "",
+        text(),
+        "file that says which models are served, and how (YAML or JSON)",
+        example="/config/models.yaml",
+    )
+    memory: int = _setting(
+        0,
+        size(),
+        "memory for all loaded models together, also as `24GiB`; 0: most of what the GPUs or the machine have",
+        unit="bytes",
+        example="24GiB",
+    )
+    max_loaded: int = _setting(
+        0, integer(0, 10_000), "models in memory at once; 0: as many as fit", unit="models"
     )
     keep_alive: float = _setting(
         -1.0,
@@ -232,6 +280,13 @@ class Settings:
     max_logprobs: int = _setting(20, integer(0, 1000), "alternatives a token (`top_logprobs`)", unit="tokens")
     max_logit_bias: int = _setting(4096, integer(0, 1_000_000), "entries of `logit_bias`", unit="entries")
     max_inputs: int = _setting(2048, integer(1, 100_000), "inputs of one embedding request", unit="inputs")
+
+    max_audio_bytes: int = _setting(
+        25 * MIB, integer(KIB, 1024 * MIB), "file of a transcription", unit="bytes"
+    )
+    max_audio_seconds: float = _setting(
+        3600.0, duration(1.0), "longest recording of a transcription", unit="s", example="30m"
+    )
 
     log_level: str = _setting("info", choice("debug", "info", "warning", "error"), "least severe line to log")
     log_format: str = _setting("json", choice("json", "text"), "one JSON object a line, or text")
@@ -306,6 +361,8 @@ class Settings:
                 f"{PREFIX}UPSTREAM_API_KEY: must be printable ASCII without spaces, because it travels in a "
                 "header; for example the key as its owner gave it to you"
             )
+        if self.hf_token is not None and (problem := token_fault(self.hf_token)):
+            faults.append(f"HF_TOKEN: {problem}; for example hf_ and the letters that the hub gave you")
         if self.engine == "upstream" and not self.upstream_url:
             faults.append(
                 f"{PREFIX}UPSTREAM_URL: is required by the engine upstream; for example "
@@ -368,7 +425,8 @@ class Settings:
 
 
 def _variable(item: dataclasses.Field[Any]) -> str:
-    return PREFIX + (item.metadata["env"] or item.name.upper())
+    name: str = item.metadata["env"] or PREFIX + item.name.upper()
+    return name
 
 
 def _fits_header(value: str) -> bool:

@@ -54,6 +54,21 @@ def integer(least: int, most: int) -> Parser:
     return parse
 
 
+def size() -> Parser:
+    """Bytes: a whole number, or a number with a unit of 1,024 (`24GiB`, `24G`, `512 MiB`)."""
+
+    def parse(value: str) -> int:
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", value, re.IGNORECASE)
+        if match is None or ("." in match[1] and not match[2]):
+            raise Fault("must be a number of bytes, or one with KiB, MiB, GiB or TiB")
+        amount = float(match[1]) * 1024.0 ** " kmgt".index(match[2].lower() or " ")
+        if amount > 1 << 50:
+            raise Fault("must be less than a pebibyte")
+        return int(amount)
+
+    return parse
+
+
 def boolean() -> Parser:
     """Yes or no, in the words people write for them."""
 
@@ -214,3 +229,10 @@ def secret_fault(key: str) -> str | None:
     if len(set(key)) < 4:
         return "repeats the same few characters"
     return None
+
+
+def token_fault(token: str) -> str | None:
+    """Why a token that another service gave cannot be one, or None."""
+    if not token.isascii() or not token.isprintable() or " " in token:
+        return "must be printable ASCII without spaces, because it travels in a header"
+    return "is a placeholder that was never filled in" if _PLACEHOLDERS.fullmatch(token) else None
