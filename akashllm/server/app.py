@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import re
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
@@ -16,15 +19,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
-from akashllm.server.api import ollama, openai, ops
+from akashllm.names import admit
+from akashllm.server.api import ollama, openai, ops, store
 from akashllm.server.engine import Engine
 from akashllm.server.guard.auth import require_key
 from akashllm.server.guard.dialect import dialect_of, error_response
 from akashllm.server.guard.edge import Edge
 from akashllm.server.models.identity import ModelFile
+from akashllm.server.models.registry import Registries
+from akashllm.server.models.store import ModelStore
 from akashllm.server.runtime import Runtime
 from akashllm.server.settings import Settings
 from akashllm.version import __version__
+
+logger = logging.getLogger(__name__)
 
 _NOT_FOUND = 404
 _NOT_ALLOWED = 405
@@ -32,21 +40,28 @@ _CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-ID"]
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The service over `engine`. `app.state` has `runtime`, `settings` and `model_file` (who the model is).
+    """The service over `engine`.
+
+    `app.state` has `runtime`, `settings`, `model_file` (who the deployed model is), `store` (or None) and
+    `registries`.
 
     The model begins to load when the application starts and the application does not wait for it: the port
     answers first. When the application ends it closes the engine.
     """
+    admit(settings.registries)
     runtime = Runtime(settings, engine)
+    models = ModelStore(Path(settings.models)) if settings.models else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
         runtime.start()
+        pruning = asyncio.ensure_future(asyncio.to_thread(_prune, models, settings))
         try:
             yield
         finally:
             await runtime.close()
+            await pruning
 
     app = FastAPI(
         title="akashllm",
@@ -61,11 +76,15 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.settings = settings
     app.state.runtime = runtime
     app.state.model_file = ModelFile(settings.model_file, runtime.serves()[0])
+    app.state.store = models
+    app.state.registries = Registries(settings.registries, settings.registry_mirrors, settings.registry_auth)
     app.state.stopping = False
     app.include_router(ops.router)
+    app.include_router(store.router)
     app.include_router(ollama.router)
-    app.include_router(openai.router, prefix="/v1")
-    app.include_router(openai.router, prefix="/openai/v1")
+    for prefix in ("/v1", "/openai/v1"):
+        app.include_router(store.openai, prefix=prefix)
+        app.include_router(openai.router, prefix=prefix)
     if settings.docs:
         app.include_router(_description(app))
     app.add_exception_handler(ServiceError, _answer)
@@ -81,6 +100,19 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         )
     app.add_middleware(Edge, settings=settings, metrics=runtime.metrics)
     return app
+
+
+def _prune(models: ModelStore | None, settings: Settings) -> None:
+    """Remove what no model of the store uses. That it cannot be done is no reason not to serve."""
+    if models is None or not settings.prune:
+        return
+    try:
+        removed = models.prune()
+    except ServiceError as error:
+        logger.warning("the model store was not tidied up: %s", error.message)
+    else:
+        if removed:
+            logger.info("removed %d files of the model store that no model uses", removed)
 
 
 def _description(app: FastAPI) -> APIRouter:

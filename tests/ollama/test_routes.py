@@ -95,7 +95,7 @@ def test_managing_models_is_refused(http: httpx.Client, method: str, path: str) 
     assert response.status_code == 403
     if method != "HEAD":
         assert list(response.json()) == ["error"]
-        assert "managing models over HTTP is off" in response.json()["error"]
+        assert "managing models is off: set AKASHLLM_ADMIN_KEY" in response.json()["error"]
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 405), ("PUT", 405)])

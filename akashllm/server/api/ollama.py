@@ -16,7 +16,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from akashllm.errors import BadModelFile, Forbidden, ModelNotFound, ServiceError
+from akashllm.errors import BadModelFile, ModelNotFound, ServiceError
 from akashllm.gguf import Header, read_header
 from akashllm.server import streaming
 from akashllm.server.domain import Delta, Done, Event, Finish, Generation, ModelInfo
@@ -166,20 +166,6 @@ async def embeddings(request: Request) -> Response:
     """The vector of one text: the older form, with one prompt and one vector."""
     asked = requests.embeddings(await read_json(request, "ollama"))
     return await _embed(request, asked, responses.embedding_response)
-
-
-@router.post("/api/pull")
-@router.post("/api/push")
-@router.post("/api/create")
-@router.post("/api/copy")
-@router.delete("/api/delete")
-@router.api_route("/api/blobs/{digest}", methods=["HEAD", "POST"])
-async def manage() -> Response:
-    """Refused: this service serves the model it was deployed with."""
-    raise Forbidden(
-        "managing models over HTTP is off on this service: it serves the model it was deployed with; "
-        "to serve another one, deploy again with that model's name"
-    )
 
 
 async def _answer(

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from akashllm.errors import BadRequest, ContextOverflow, Forbidden, ModelNotFound, ServiceError
+from akashllm.errors import BadRequest, ContextOverflow, ModelNotFound, ServiceError
 from akashllm.server.api.merging import merge
 from akashllm.server.domain import Event
 from akashllm.server.guard.body import read_json
@@ -111,13 +111,6 @@ async def retrieve_model(request: Request, name: str) -> Response:
     runtime = _runtime(request)
     served = await _find(runtime, name)
     return _json(wire.model_answer(name, _created(runtime), served.resident.info.context))
-
-
-@router.delete("/models/{name:path}", summary="Refused")
-async def delete_model(name: str) -> Response:
-    """Which model runs is the operator's decision."""
-    del name
-    raise Forbidden("this service does not delete models", hint="its operator decides what it serves")
 
 
 def _json(body: bytes) -> Response:

@@ -53,10 +53,12 @@ async def require_admin(request: Request) -> None:
     """
     settings: Settings = request.app.state.settings
     if settings.admin_key is None:
-        if settings.manage_unauthenticated and settings.loopback and not settings.keys:
+        alone = settings.loopback and not settings.keys
+        if alone and settings.manage_unauthenticated:
             return
+        or_else = f", or {PREFIX}MANAGE_UNAUTHENTICATED=true if only you use this machine" if alone else ""
         raise Forbidden(
-            f"managing models is off: set {PREFIX}ADMIN_KEY",
+            f"managing models is off: set {PREFIX}ADMIN_KEY{or_else}",
             hint="restart the service with that variable set, and send its value as the key",
         )
     key = _offered(request)

@@ -1,0 +1,207 @@
+"""The routes that change which models there are: pull, push, upload, copy, delete. All need the admin key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, cast
+
+import msgspec
+from fastapi import APIRouter, Depends
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from akashllm.digests import Sha256
+from akashllm.errors import (
+    BadName,
+    BadRequest,
+    Forbidden,
+    ModelNotFound,
+    ServiceError,
+    TooSlow,
+    UnsupportedMedia,
+)
+from akashllm.names import ModelName
+from akashllm.server import streaming
+from akashllm.server.guard.auth import require_admin
+from akashllm.server.guard.body import read_json
+from akashllm.server.models.pull import pull
+from akashllm.server.models.push import push
+from akashllm.server.models.registry import Registries
+from akashllm.server.models.steps import Step
+from akashllm.server.models.store import ModelStore
+from akashllm.server.models.upload import receive
+from akashllm.server.runtime import Runtime
+from akashllm.server.settings import PREFIX, Settings
+from akashllm.server.wire.ollama import management, responses
+
+
+async def opened(request: Request) -> ModelStore:
+    """The store, for who has the admin key. Raises `Forbidden` where there is no store."""
+    await require_admin(request)
+    store: ModelStore | None = request.app.state.store
+    if store is None:
+        raise Forbidden(f"this service has no model store: set {PREFIX}MODELS to a folder and start it again")
+    return store
+
+
+Store = Annotated[ModelStore, Depends(opened)]
+
+router = APIRouter(tags=["management"])
+openai = APIRouter(tags=["openai"])
+"""Mounted where OpenAI's routes are."""
+
+
+@router.post("/api/pull", summary="Bring a model into the store")
+async def pull_model(request: Request, store: Store) -> Response:
+    """Lines of progress, or with `stream: false` one object at the end."""
+    asked = management.transfer(await read_json(request, "ollama"), "PullRequest")
+    steps = pull(store, _registries(request), _parsed(asked.model), insecure=asked.insecure)
+    return await _progress(request, steps, stream=asked.stream)
+
+
+@router.post("/api/push", summary="Send a model to a registry")
+async def push_model(request: Request, store: Store) -> Response:
+    """Lines of progress, or with `stream: false` one object at the end."""
+    asked = management.transfer(await read_json(request, "ollama"), "PushRequest")
+    if not asked.model:
+        raise BadRequest("model is required", param="model")
+    steps = push(store, _registries(request), _parsed(asked.model), insecure=asked.insecure)
+    return await _progress(request, steps, stream=asked.stream)
+
+
+@router.post("/api/create", summary="Not in this version")
+async def create_model(store: Store) -> Response:
+    """Refused, to those who may manage models too."""
+    del store
+    raise Forbidden("this version does not create models from a Modelfile: pull, upload and copy them")
+
+
+@router.post("/api/copy", summary="Give a model a second name")
+async def copy_model(request: Request, store: Store) -> Response:
+    """An empty answer, once it is done."""
+    asked = management.copy(await read_json(request, "ollama"))
+    try:
+        await asyncio.to_thread(store.copy, asked.source, asked.destination)
+    except ModelNotFound as error:
+        raise ModelNotFound(f'model "{asked.source}" not found', param="source") from error
+    return Response()
+
+
+@router.delete("/api/delete", summary="Delete a model")
+async def delete_model(request: Request, store: Store) -> Response:
+    """An empty answer, once it is done. The name stands in the body."""
+    asked = management.delete(await read_json(request, "ollama"))
+    await _delete(request, store, asked.name, asked.asked)
+    return Response()
+
+
+@router.head("/api/blobs/{digest}", summary="Whether a file is in the store")
+async def has_blob(digest: str, store: Store) -> Response:
+    """200 or 404."""
+    wanted = _digest(digest)
+    if await asyncio.to_thread(store.blob, wanted) is None:
+        raise ModelNotFound(f'blob "{wanted}" not found', param="digest")
+    return Response()
+
+
+@router.post("/api/blobs/{digest}", summary="Put a file into the store")
+async def create_blob(request: Request, digest: str, store: Store) -> Response:
+    """201 once it is there and is what its digest says, 200 if it was there before."""
+    settings: Settings = request.app.state.settings
+    wanted = _digest(digest)
+    if await asyncio.to_thread(store.blob, wanted) is not None:
+        return Response()
+    if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise UnsupportedMedia("the body is compressed; send it as it is, without Content-Encoding")
+    length = request.headers.get("content-length", "")
+    await receive(
+        store,
+        wanted,
+        _chunks(request, settings.body_timeout),
+        declared=int(length[:19]) if length.isascii() and length.isdigit() else None,
+        most=settings.max_blob_bytes,
+    )
+    return Response(status_code=201)
+
+
+@openai.delete("/models/{name:path}", summary="Delete a model")
+async def delete_openai(request: Request, name: str, store: Store) -> Response:
+    """OpenAI's confirmation."""
+    try:
+        parsed = ModelName.parse(name)
+    except BadName as error:
+        raise ModelNotFound(f"model '{name[:100]}' not found", param="model", hint=error.hint) from error
+    await _delete(request, store, parsed, name)
+    answer = {"id": name, "object": "model", "deleted": True}
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+async def _delete(request: Request, store: ModelStore, name: ModelName, asked: str) -> None:
+    runtime: Runtime = request.app.state.runtime
+    try:
+        await asyncio.to_thread(store.delete, name)
+    except ModelNotFound as error:
+        if name.canonical in {served.lower() for served in runtime.serves()}:
+            raise Forbidden(
+                f"model '{asked}' is what this service was started with, not one of its store: it stays"
+            ) from error
+        raise ModelNotFound(f"model '{asked}' not found", param="model") from error
+
+
+async def _progress(request: Request, steps: AsyncGenerator[Step], *, stream: bool) -> Response:
+    """A line for every step; or all of them, and the last one as the answer."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        async with aclosing(steps):
+            async for step in steps:
+                yield management.progress(step.status, step.digest, step.total, step.completed)
+
+    async def last() -> bytes:
+        async with aclosing(steps):
+            async for _ in steps:
+                pass
+        return b'{"status":"success"}'
+
+    if stream:
+        return streaming.ndjson(request, lines(), error=_error)
+    return await streaming.whole(request, last(), error=_error)
+
+
+async def _chunks(request: Request, patience: float) -> AsyncIterator[bytes]:
+    """The body as it comes; `patience` is in seconds, for each piece of it."""
+    while True:
+        try:
+            async with asyncio.timeout(patience):
+                message = await request.receive()
+        except TimeoutError:
+            raise TooSlow(f"nothing of the body arrived for {patience:g} s") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        if chunk := message.get("body", b""):
+            yield chunk
+        if not message.get("more_body", False):
+            return
+
+
+def _parsed(name: str) -> ModelName:
+    try:
+        return ModelName.parse(name)
+    except BadName as error:
+        raise BadRequest(error.message, hint=error.hint, param="model") from error
+
+
+def _digest(text: str) -> Sha256:
+    try:
+        return Sha256.parse(text)
+    except BadName as error:
+        raise BadRequest(error.message, hint=error.hint, param="digest") from error
+
+
+def _registries(request: Request) -> Registries:
+    return cast("Registries", request.app.state.registries)
+
+
+def _error(error: ServiceError) -> bytes:
+    return responses.error(error.message)
