@@ -1,0 +1,262 @@
+"""The child process: vLLM's engine on one side, this service's frames on the other.
+
+Runs under the interpreter that has vLLM, which need not have anything of the service's but this package. The
+main thread runs the event loop with vLLM's client; its engine core is a process of its own. One thread takes
+orders, one beats, and helpers render, tokenise and try constraints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable, Callable
+from threading import Event, Lock, Thread
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from akashllm.errors import BadRequest, ServiceError
+from akashllm.server.domain import EngineStats
+from akashllm.server.domain import Event as Told
+from akashllm.server.engines import frames
+from akashllm.server.engines.frames import (
+    Answer,
+    Beat,
+    Cancel,
+    Detokenize,
+    Embed,
+    Hold,
+    Load,
+    Order,
+    Progress,
+    Ready,
+    Refused,
+    Reply,
+    Report,
+    Shutdown,
+    Step,
+    Submit,
+    Tokenize,
+)
+from akashllm.server.engines.lifeline import die_with_parent
+from akashllm.server.engines.vllm import launch
+from akashllm.server.engines.vllm.launch import Refusal
+from akashllm.server.engines.vllm.lifeline import lead
+from akashllm.server.engines.vllm.options import Options
+from akashllm.server.engines.vllm.overheard import Overheard
+
+if TYPE_CHECKING:
+    from akashllm.server.engines.vllm.serving import Serving
+
+BEAT = 0.5
+"""Seconds between signs of life."""
+
+_STACK = 16 << 20
+_POLITE = 2.0
+"""Seconds vLLM may take to end by itself."""
+
+
+class Child:
+    """What the threads of the process share."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._sending = Lock()
+        self._stop = Event()
+        self._serving: Serving | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._answers: list[Answer] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Event | None = None
+
+    def run(self) -> int:
+        """Load, then serve until told to stop. The exit status."""
+        body = frames.receive(self._connection)
+        order = frames.decode_order(body) if body is not None else Shutdown()
+        if not isinstance(order, Load):
+            return 0
+        Thread(target=self._beat, name="beat", daemon=True).start()
+        self._send(Progress(percent=0.0))
+        overheard = Overheard()
+        try:
+            status = asyncio.run(self._serve(order))
+        except Refusal as refusal:
+            self._send(Refused(reason=str(refusal)))
+            return 0
+        except Exception as error:  # noqa: BLE001 - vLLM's core has told the cause before, on its own output
+            sys.stderr.flush()
+            traceback.print_exc()
+            reason = overheard.cause() or f"{type(error).__name__}: {error}"
+            if overheard.final():
+                self._send(Refused(reason=f"vLLM could not start: {reason}"))
+                return 0
+            overheard.say(f"vLLM could not start: {reason}")
+            return 1
+        if status:
+            overheard.say("vLLM's engine core died")
+        return status
+
+    async def _serve(self, order: Load) -> int:
+        options = Options.unpack(order.options)
+        launch.prepare_environment()
+        engine, counts = launch.start(order, options)
+        from akashllm.server.engines.vllm.serving import Serving
+
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        threading.stack_size(_STACK)
+        self._serving = serving = await Serving.over(engine, counts, order, options)
+        await serving.warm_up()
+        self._send(Ready(info=serving.info))
+        Thread(target=self._read, name="orders", daemon=True).start()
+        watch = asyncio.create_task(self._watch(engine))
+        await self._ended.wait()
+        watch.cancel()
+        if engine.errored:
+            return 1
+        self._stop.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(engine.shutdown, _POLITE), _POLITE)
+        return 0
+
+    async def _watch(self, engine: Any) -> None:
+        """See an engine that dies while nothing is asked of it."""
+        while True:
+            await asyncio.sleep(BEAT)
+            if engine.errored:
+                self._end()
+
+    def _end(self) -> None:
+        if self._ended is not None:
+            self._ended.set()
+
+    # --- orders --------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while True:
+            body = frames.receive(self._connection)
+            if body is None or self._loop is None:
+                # The service is gone. Nothing here is worth finishing.
+                os._exit(0)
+            self._loop.call_soon_threadsafe(self._obey, frames.decode_order(body))
+
+    def _obey(self, order: Order) -> None:
+        serving = self._serving
+        if serving is None:
+            return
+        match order:
+            case Submit():
+                self._start(order.key, self._generate(serving, order))
+            case Embed():
+                self._start(order.key, self._reply(order.key, lambda: serving.embed(order)))
+            case Tokenize():
+                self._start(order.key, self._reply(order.key, lambda: serving.tokenize(order)))
+            case Detokenize():
+                self._start(order.key, self._reply(order.key, lambda: serving.detokenize(order)))
+            case Cancel():
+                task = self._tasks.pop(order.key, None)
+                if task is not None:
+                    task.cancel()
+            case Hold():
+                serving.hold(order.key, on=order.on)
+            case Shutdown():
+                self._end()
+            case Load():
+                pass
+
+    def _start(self, key: int, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[key] = task
+        task.add_done_callback(lambda done: self._done(key, done))
+
+    def _done(self, key: int, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+
+    async def _generate(self, serving: Serving, order: Submit) -> None:
+        try:
+            await serving.generate(order.key, order.request, lambda event: self._tell(order.key, event))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            fault = self._fault(error, serving)
+            if fault is not None:
+                self._tell(order.key, frames.fault(fault))
+
+    async def _reply(self, key: int, work: Callable[[], Awaitable[Reply]]) -> None:
+        serving = self._serving
+        try:
+            reply = await work()
+        except Exception as error:  # noqa: BLE001 - as above
+            fault = self._fault(error, serving)
+            if fault is None:
+                return
+            reply = Reply(key=key, fault=frames.fault(fault))
+        self._send(reply)
+
+    def _fault(self, error: Exception, serving: Serving | None) -> ServiceError | None:
+        """The error for the client; None if the whole process is about to end, which answers everybody."""
+        if isinstance(error, ServiceError):
+            return error
+        if serving is not None and serving.dead:
+            self._end()
+            return None
+        told = serving.refusal(error) if serving is not None else None
+        if told is not None:
+            return BadRequest(told)
+        traceback.print_exception(error)
+        return ServiceError("the engine could not answer this request")
+
+    # --- reports -------------------------------------------------------------------------------------------
+
+    def _tell(self, key: int, event: Told | frames.Fault) -> None:
+        """Have an event sent, together with what else this turn of the loop brings."""
+        if not self._answers and self._loop is not None:
+            self._loop.call_soon(self._flush)
+        self._answers.append(Answer(key, event))
+
+    def _flush(self) -> None:
+        answers, self._answers = self._answers, []
+        self._send(Step(answers=answers))
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            serving = self._serving
+            if serving is None:
+                self._send(Beat(stats=EngineStats()))
+                continue
+            tokens = serving.waiting_tokens()
+            age = perf_counter() - serving.heard if tokens else 0.0
+            self._send(Beat(stats=serving.stats(), age=age, tokens=tokens))
+
+    def _send(self, report: Report) -> None:
+        data = frames.encode(report)
+        try:
+            with self._sending:
+                self._connection.sendall(data)
+        except OSError:
+            os._exit(0)
+
+
+def main() -> None:
+    """`python -m akashllm.server.engines.vllm.child FD PARENT_PID`."""
+    descriptor, parent = (int(word) for word in sys.argv[1:3])
+    die_with_parent(parent)
+    lead()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with socket.socket(fileno=descriptor) as connection:
+        status = Child(connection).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # No clean-up of the libraries: it can only hang, and the group is ended by its guard.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

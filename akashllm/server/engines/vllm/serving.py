@@ -1,0 +1,223 @@
+"""The engine as the child uses it: every order in terms of vLLM's client. Lives on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import msgspec
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from akashllm.errors import ServiceError, Unsupported
+from akashllm.server.domain import (
+    ChatPrompt,
+    Constraint,
+    Done,
+    Embedding,
+    EngineStats,
+    Event,
+    Generation,
+    InfillPrompt,
+    ModelInfo,
+    Sampling,
+    TextPrompt,
+)
+from akashllm.server.engines.frames import Detokenize, Embed, Load, Reply, Tokenize
+from akashllm.server.engines.vllm import launch
+from akashllm.server.engines.vllm.answering import Answering
+from akashllm.server.engines.vllm.embedding import embed, token_lists
+from akashllm.server.engines.vllm.launch import Refusal
+from akashllm.server.engines.vllm.options import Options
+from akashllm.server.engines.vllm.prepare import Preparer
+from akashllm.server.engines.vllm.reading import Readers
+from akashllm.server.engines.vllm.stats import Counts
+from akashllm.server.engines.vllm.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+_PREPARERS = 2
+_MUCH = 1 << 17
+"""Characters of text from which a request is prepared apart from short ones; _MANY: messages."""
+_MANY = 256
+
+
+class Serving:
+    """Answers orders over a running engine."""
+
+    def __init__(
+        self,
+        engine: Any,
+        counts: Counts,
+        vocabulary: Vocabulary,
+        info: ModelInfo,
+        options: Options,
+        readers: Readers,
+    ) -> None:
+        self._engine = engine
+        self._counts = counts
+        self._vocabulary = vocabulary
+        self.info = info
+        self._preparer = Preparer(vocabulary, info.metadata, info.context)
+        self._readers = readers
+        self._adapters = launch.adapters(options)
+        self._embeds = info.capabilities == ("embedding",)
+        self._running: dict[int, Answering] = {}
+        self._embedding: dict[int, int] = {}
+        self._quick = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
+        self._patient = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare slowly")
+        self.heard = perf_counter()
+        """When something last came from the engine."""
+
+    @classmethod
+    async def over(cls, engine: Any, counts: Counts, order: Load, options: Options) -> Serving:
+        """Get to know what `engine` runs. Raises `Refusal`."""
+        tasks = await engine.get_supported_tasks()
+        embeds = "generate" not in tasks
+        if embeds and "embed" not in tasks:
+            raise Refusal(f"this model neither generates text nor embeds it (vLLM says: {', '.join(tasks)})")
+        vocabulary = launch.vocabulary_of(engine)
+        info = launch.information(order, engine, vocabulary, embeds=embeds)
+        try:
+            readers = Readers(options, engine.renderer.get_tokenizer(), engine.model_config)
+        except ValueError as error:
+            raise Refusal(f"vLLM's parser cannot be used: {error}") from error
+        return cls(engine, counts, vocabulary, info, options, readers)
+
+    async def warm_up(self) -> None:
+        """Real answers, so that ready means ready: the first of each kind takes seconds. Raises `Refusal`."""
+        if self._embeds:
+            await embed(self._engine, Embedding(id="warm-up", model="", inputs=("Hello",)), [[1, 2, 3]])
+            return
+        told: list[Event] = []
+        request = Generation(
+            id="warm-up",
+            model="",
+            prompt=TextPrompt(text="Hello"),
+            sampling=Sampling(temperature=0.0),
+            max_tokens=1,
+            logprobs=1,
+        )
+        await self.generate(0, request, told.append)
+        if not any(isinstance(event, Done) and event.usage.completion_tokens for event in told):
+            raise Refusal("the model loads but does not produce a token")
+        shaped = msgspec.structs.replace(request, constraint=Constraint(kind="json_object"))
+        try:
+            await self.generate(0, shaped, told.append)
+        except (ServiceError, VLLMClientError) as error:
+            log.warning("structured output does not work with this model: %s", error)
+
+    async def generate(self, key: int, request: Generation, emit: Callable[[Event], None]) -> None:
+        """Answer a request; its last event is `Done`. Cancelling this aborts it."""
+        if self._embeds:
+            raise Unsupported("this model makes embeddings and does not generate text")
+        helpers = self._patient if _slow(request) else self._quick
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(helpers, partial(self._prepare, request))
+        if not self._running:
+            self.heard = perf_counter()
+        answering = Answering(
+            request,
+            prepared,
+            engine=self._engine,
+            preparer=self._preparer,
+            readers=self._readers,
+            vocabulary=self._vocabulary,
+            adapter=self._adapters.get(request.model),
+            emit=partial(self._hear, emit),
+        )
+        self._running[key] = answering
+        try:
+            await answering.run()
+        finally:
+            del self._running[key]
+
+    async def embed(self, order: Embed) -> Reply:
+        """Vectors. Raises `Unsupported` where vLLM was started to generate."""
+        if not self._embeds:
+            raise Unsupported(
+                "this engine generates text and makes no embeddings",
+                hint="start the service with AKASHLLM_TASK=embed, or serve a model for embeddings beside it",
+            )
+        loop = asyncio.get_running_loop()
+        inputs = await loop.run_in_executor(
+            self._patient, partial(token_lists, order.request, self._vocabulary, self.info)
+        )
+        if not self._running and not self._embedding:
+            self.heard = perf_counter()
+        self._embedding[order.key] = sum(map(len, inputs))
+        try:
+            found = await embed(self._engine, order.request, inputs)
+        finally:
+            del self._embedding[order.key]
+            self.heard = perf_counter()
+        return Reply(key=order.key, embeddings=found)
+
+    async def tokenize(self, order: Tokenize) -> Reply:
+        """Token ids."""
+        work = partial(self._vocabulary.tokenize, order.text, special=order.special, bos=order.bos)
+        tokens = await asyncio.get_running_loop().run_in_executor(self._quick, work)
+        return Reply(key=order.key, tokens=tuple(tokens))
+
+    async def detokenize(self, order: Detokenize) -> Reply:
+        """Text."""
+        work = partial(self._vocabulary.detokenize, order.tokens)
+        return Reply(key=order.key, text=await asyncio.get_running_loop().run_in_executor(self._quick, work))
+
+    def hold(self, key: int, *, on: bool) -> None:
+        """Stop or go on handing out what a request makes."""
+        answering = self._running.get(key)
+        if answering is not None:
+            answering.hold(on=on)
+
+    @property
+    def dead(self) -> bool:
+        """Whether the engine's core is gone."""
+        return bool(self._engine.errored)
+
+    def refusal(self, error: Exception) -> str | None:
+        """VLLM's words if it refused the request; None if the fault is not the client's."""
+        if isinstance(error, EngineDeadError) or not isinstance(error, VLLMClientError | GracefulHTTPError):
+            return None
+        return str(error).strip().splitlines()[0][:500] if str(error).strip() else "vLLM refuses this request"
+
+    def waiting_tokens(self) -> int:
+        """Tokens of the prompts in work; 0 if nothing is expected of the engine."""
+        answering = [one for one in list(self._running.values()) if not one.held]
+        return sum(len(one.prepared.tokens) for one in answering) + sum(list(self._embedding.values()))
+
+    def stats(self) -> EngineStats:
+        """The engine's counts."""
+        return self._counts.stats()
+
+    def _prepare(self, request: Generation) -> Any:
+        prepared = self._preparer.prepare(request)
+        prompt = request.prompt
+        if isinstance(prompt, ChatPrompt) and self._readers.vllm_reads(prompt):
+            return prepared.seen(special=not self._readers.hides_special(prompt))
+        return prepared
+
+    def _hear(self, emit: Callable[[Event], None], event: Event) -> None:
+        self.heard = perf_counter()
+        emit(event)
+
+
+def _slow(request: Generation) -> bool:
+    """Whether preparing it may take seconds, for which others are not to wait: a grammar, or much text."""
+    match request.prompt:
+        case ChatPrompt(messages=messages, tools=tools):
+            if tools or len(messages) > _MANY:
+                return True
+            size = sum(len(message.content) + len(message.thinking) for message in messages)
+        case TextPrompt(text=text):
+            size = len(text)
+        case InfillPrompt(prefix=prefix, suffix=suffix):
+            size = len(prefix) + len(suffix)
+        case _:
+            size = 0
+    return request.constraint is not None or size > _MUCH
