@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from akashllm.testing.market.faults import Fault, Faults
-from akashllm.testing.market.providers import LocalRunner, PaperRunner, Provider, Runner
+from akashllm.testing.market.providers import ContainerRunner, LocalRunner, PaperRunner, Provider, Runner
 from akashllm.testing.market.server import MarketServer
 from akashllm.testing.market.world import Shape, World
 
 __all__ = [
+    "ContainerRunner",
     "Fault",
     "Faults",
     "LocalRunner",

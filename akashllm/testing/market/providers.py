@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from akashllm.market.base import Market
 from akashllm.market.local import SERVICE, LocalMarket
 
 Behaviour = Literal["runs", "never-starts", "unstable", "bid-gone", "unreachable"]
@@ -67,24 +68,22 @@ class PaperRunner:
         return [f"deployment {dseq} runs on paper"]
 
 
-class LocalRunner:
-    """Runs the manifest as a process of this machine, supervised, on a port of its own."""
+class MarketRunner:
+    """Runs the manifest by a market of this machine, on a port of its own."""
 
-    def __init__(
-        self, root: Path, *, command: Sequence[str] = SERVICE, policy: dict[str, Any] | None = None
-    ) -> None:
-        self.market = LocalMarket(root, command=command, policy=policy)
+    def __init__(self, market: Market) -> None:
+        self.market = market
         self._numbers: dict[str, str] = {}
 
     def start(self, dseq: str, sdl: str, manifest: str) -> None:
-        """As the market `local` does it."""
+        """As that market does it."""
         if dseq not in self._numbers:
             self._numbers[dseq] = self.market.create(sdl, reference=f"lease-{dseq}").dseq
         number = self._numbers[dseq]
         self.market.lease(number, self.market.bids(number)[0], manifest)
 
     def update(self, dseq: str, sdl: str, manifest: str) -> None:
-        """The process is ended and started anew."""
+        """What runs is ended, and started anew."""
         self.market.update(self._numbers[dseq], sdl, manifest)
 
     def url(self, dseq: str) -> str | None:
@@ -93,7 +92,7 @@ class LocalRunner:
         return None if number is None else self.market.status(number).url
 
     def stop(self, dseq: str) -> None:
-        """Every process of it."""
+        """Whatever runs of it."""
         number = self._numbers.pop(dseq, None)
         if number is not None:
             self.market.close(number)
@@ -102,6 +101,24 @@ class LocalRunner:
         """Its log."""
         number = self._numbers.get(dseq)
         return [] if number is None else [line.text for line in self.market.logs(number)]
+
+
+class LocalRunner(MarketRunner):
+    """As a supervised process."""
+
+    def __init__(
+        self, root: Path, *, command: Sequence[str] = SERVICE, policy: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(LocalMarket(root, command=command, policy=policy))
+
+
+class ContainerRunner(MarketRunner):
+    """As a container of a Docker engine, which pulls the manifest's image as a provider does."""
+
+    def __init__(self, root: Path, *, environ: Mapping[str, str] | None = None) -> None:
+        from akashllm.market.container import ContainerMarket
+
+        super().__init__(ContainerMarket(root, environ=environ))
 
 
 @dataclass(kw_only=True)
