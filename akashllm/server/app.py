@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
 from akashllm.names import admit
-from akashllm.server.api import ollama, openai, ops, store
+from akashllm.server.api import chat_page, ollama, openai, ops, store
 from akashllm.server.engine import Engine
 from akashllm.server.guard.auth import require_key
 from akashllm.server.guard.dialect import dialect_of, error_response
@@ -80,6 +80,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.registries = Registries(settings.registries, settings.registry_mirrors, settings.registry_auth)
     app.state.stopping = False
     app.include_router(ops.router)
+    app.include_router(chat_page.router)
     app.include_router(store.router)
     app.include_router(ollama.router)
     for prefix in ("/v1", "/openai/v1"):

@@ -298,6 +298,7 @@ class Settings:
     )
     metrics: bool = _setting(True, boolean(), "serve `/metrics`", example="false")
     docs: bool = _setting(False, boolean(), "serve `/openapi.json`", example="true")
+    chat_page: bool = _setting(True, boolean(), "serve the chat page at `/chat`", example="false")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -34,7 +34,7 @@ _PAGE = """<!doctype html>
 <p>{model} is <strong>{state}</strong>.{reason}</p>
 <p>{used} of {slots} slots in use, {waiting} requests waiting.</p>
 <p>The API speaks Ollama's dialect under <code>/api</code> and OpenAI's under <code>/v1</code>.
-State: <a href="/health">/health</a>.</p>
+State: <a href="/health">/health</a>. Talk to it: <a href="/chat">/chat</a>.</p>
 </body></html>
 """
 _PAGE_HEADERS = {
