@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from akashllm.errors import Busy, StoreFailed
+from akashllm.server.models.partial import gib
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Volume:
         free = self.free()
         if size > free:
             raise StoreFailed(
-                f"the disk of the model store has {free / 1e9:.1f} GB left, and {size / 1e9:.1f} GB are needed",
+                f"the disk of the model store has {gib(free)} left, and {gib(size)} are needed",
                 hint="delete models that are no longer needed, or use a larger volume",
                 code="disk_full",
             )
