@@ -51,6 +51,9 @@ DEPOSIT = Decimal(5)
 """ACT, each a US dollar, that go into escrow unless somebody says otherwise."""
 
 _MINT = "provider-services tx bme mint-act 10000000uakt --from {key} turns ten AKT into ACT"
+_SUBMITTED = "Manifest submitted successfully"
+"""All that akt prints; provider-services prints a list of results."""
+
 _LOOKS = 4
 _HANDOVERS = 3
 _ADDRESS = re.compile(r"^akash1[02-9ac-hj-np-z]{38,58}$", re.MULTILINE)
@@ -416,7 +419,8 @@ class WalletMarket:
             mapping(one) for found in documents(ran.out) if isinstance(found, list) for one in items(found)
         ]
         failed = [one for one in results if one.get("status") != "PASS"]
-        if ran.status == 0 and not failed:
+        # A success that does not name the provider is no word of the provider's.
+        if ran.status == 0 and not failed and (results or _SUBMITTED in ran.out):
             return
         why = str(failed[0].get("errorMessage") or failed[0].get("error") or "") if failed else ran.words
         raise ProviderFailed(

@@ -1,0 +1,103 @@
+"""A keyring, a node and a world behind Akash's command line; a home of its own; a clock that nobody waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from akashllm.market.order import Order
+from akashllm.market.wallet import WalletMarket
+from akashllm.market.wallet_cli import Cli
+from akashllm.market.wallet_journal import Orders
+from akashllm.plan import DeployRequest
+from akashllm.planning import make_plan
+from akashllm.render import render_sdl
+from akashllm.state import Home, Store
+from akashllm.testing.market import Provider, World
+from akashllm.testing.wallet import FakeCommand
+from akashllm.testing.wallet.command import CHAIN, NODE
+from tests.market.scripted import Ticking
+
+KEY = "ak-canary-0123456789abcdef"
+"""The deployment's API key."""
+
+PROVIDERS = ("akash1cheap", "akash1middle", "akash1dear")
+ENVIRON = {"AKASH_NODE": NODE, "AKASH_CHAIN_ID": CHAIN, "AKASH_KEYRING_BACKEND": "test"}
+
+
+@dataclass
+class Place:
+    """A command and one user's machine."""
+
+    command: FakeCommand
+    home: Home
+
+    @property
+    def world(self) -> World:
+        """What stands behind the node."""
+        return self.command.world
+
+    @property
+    def orders(self) -> Orders:
+        """What this machine remembers."""
+        return Orders(self.home.root / "wallet")
+
+    def wallet(self, key: str = "mine", environ: dict[str, str] | None = None) -> WalletMarket:
+        """This user's way to it, without starting a process."""
+        cli = Cli(
+            path=f"/bin/{self.command.name}",
+            name="akt" if self.command.name == "akt" else "provider-services",
+            environ={**ENVIRON, **(environ or {})},
+            run=self.command.run,
+            stream=self.command.stream,
+        )
+        return WalletMarket(cli=cli, orders=self.orders, key=key, clock=Ticking())
+
+
+MakePlace = Callable[..., Place]
+
+
+def provider(name: str, **changes: Any) -> Provider:
+    """One of the three, with its price in its name."""
+    price = {"akash1cheap": "4", "akash1middle": "6", "akash1dear": "9"}.get(name, "6")
+    return Provider(**{"address": name, "price": price, **changes})
+
+
+@pytest.fixture
+def make_place(tmp_path: Path) -> Iterator[MakePlace]:
+    """`make_place(providers=..., name="akt")`."""
+    made: list[Place] = []
+
+    def make(name: str = "provider-services", **world: Any) -> Place:
+        whole = World(**{"providers": [provider(one) for one in PROVIDERS], **world})
+        home = Home(tmp_path / f"home{len(made)}").prepare()
+        made.append(Place(FakeCommand(whole, name=name), home))
+        return made[-1]
+
+    yield make
+    for place in made:
+        place.world.clear()
+
+
+@pytest.fixture(params=["provider-services", "akt"])
+def place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
+    """With either command."""
+    return make_place(name=request.param)
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[Store]:
+    """The user's record."""
+    with Store(place.home) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def order() -> Order:
+    """The bundled model, as Akash would run it."""
+    plan = make_plan(DeployRequest(model="tiny", engine="llamacpp", name="tiny-llamacpp"))
+    return Order(plan=plan, sdl=render_sdl(plan), secrets={"AKASHLLM_API_KEY": KEY}, timeout=30.0, attempts=3)
