@@ -25,9 +25,12 @@ from akashllm.server.values import (
     boolean,
     choice,
     duration,
+    folders,
     integer,
+    mapping,
     mirrors,
     names,
+    number,
     origins,
     registries,
     secret_fault,
@@ -37,7 +40,7 @@ from akashllm.server.values import (
 )
 
 PREFIX = "AKASHLLM_"
-ELSEWHERE = frozenset({"AKASHLLM_HOME", "AKASHLLM_LOCAL", "AKASHLLM_GPUS"})
+ELSEWHERE = frozenset({"AKASHLLM_HOME", "AKASHLLM_LOCAL"})
 """Variables with our prefix that other parts read."""
 KIB = 1024
 MIB = 1024 * KIB
@@ -97,7 +100,9 @@ class Settings:
         False, boolean(), "serve without a key even on a public address", example="true"
     )
 
-    engine: str = _setting("llamacpp", choice("llamacpp", "ollama", "upstream", "whisper"), "what runs the model")
+    engine: str = _setting(
+        "llamacpp", choice("llamacpp", "vllm", "ollama", "upstream", "whisper"), "what runs the model"
+    )
     model: str = _setting(
         "tiny",
         text(),
@@ -140,6 +145,55 @@ class Settings:
     )
     batch: int = _setting(
         0, integer(0, 65536), "prompt tokens computed in one step; 0: the engine decides", unit="tokens"
+    )
+    gpus: int = _setting(
+        1, integer(1, 64), "for the engine `vllm`: GPUs of a node over which each layer is split", unit="GPUs"
+    )
+    nodes: int = _setting(
+        1, integer(1, 64), "for the engine `vllm`: nodes over which layers are spread, with Ray", unit="nodes"
+    )
+    gpu_memory: float = _setting(
+        0.0, number(0.0, 1.0), "for the engine `vllm`: part of a GPU's memory to plan with; 0: its default 0.92"
+    )
+    dtype: str = _setting(
+        "auto",
+        choice("auto", "bfloat16", "float16", "float32"),
+        "for the engine `vllm`: what it computes in; auto: what the weights are in, or half of that",
+    )
+    task: str = _setting(
+        "auto",
+        choice("auto", "generate", "embed"),
+        "for the engine `vllm`: what the model is for; `embed` makes embeddings with a model for text",
+    )
+    tool_parser: str = _setting(
+        "", text(), "for the engine `vllm`: its parser of tool calls; empty: ours", example="hermes"
+    )
+    reasoning_parser: str = _setting(
+        "", text(), "for the engine `vllm`: its parser of thinking; empty: ours", example="qwen3"
+    )
+    lora: tuple[tuple[str, str], ...] = _setting(
+        (),
+        folders(),
+        "for the engine `vllm`: LoRA adapters, each served under a name of its own",
+        example="poet=/models/poet",
+    )
+    vllm_options: str = _setting(
+        "",
+        mapping(),
+        "for the engine `vllm`: further engine arguments, in its own words",
+        example='{"kv_cache_dtype": "fp8"}',
+    )
+    child_python: str = _setting(
+        "",
+        text(),
+        "for the engine `vllm`: the interpreter that has vLLM; empty: this service's own",
+        example="/usr/bin/python3",
+    )
+    child_path: str = _setting(
+        "",
+        text(),
+        "for the engine `vllm`: folder where that interpreter finds this package, if not by itself",
+        example="/opt/akashllm/child",
     )
     upstream_url: str = _setting(
         "",
@@ -200,8 +254,8 @@ class Settings:
     transcribe_model: str = _setting(
         "",
         text(),
-        "a Whisper for `/v1/audio/transcriptions` beside the model: a folder in CTranslate2's format, or a name "
-        "that faster-whisper finds on the Hugging Face Hub; empty: none",
+        "a Whisper for `/v1/audio/transcriptions` beside the model: a folder in CTranslate2's format, or a "
+        "name that faster-whisper finds on the Hugging Face Hub; empty: none",
         example="/models/whisper",
     )
     transcribe_name: str = _setting(
@@ -281,9 +335,7 @@ class Settings:
     max_logit_bias: int = _setting(4096, integer(0, 1_000_000), "entries of `logit_bias`", unit="entries")
     max_inputs: int = _setting(2048, integer(1, 100_000), "inputs of one embedding request", unit="inputs")
 
-    max_audio_bytes: int = _setting(
-        25 * MIB, integer(KIB, 1024 * MIB), "file of a transcription", unit="bytes"
-    )
+    max_audio_bytes: int = _setting(25 * MIB, integer(KIB, 1024 * MIB), "file of a transcription", unit="bytes")
     max_audio_seconds: float = _setting(
         3600.0, duration(1.0), "longest recording of a transcription", unit="s", example="30m"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -138,6 +139,50 @@ def names() -> Parser:
             except BadName:
                 raise Fault("has something in it that is no model name") from None
         return found
+
+    return parse
+
+
+def folders() -> Parser:
+    """Names with a folder each: `name=path`, separated by commas."""
+
+    def parse(value: str) -> tuple[tuple[str, str], ...]:
+        found = []
+        for item in value.split(","):
+            name, equals, path = item.strip().partition("=")
+            if not equals or not path.strip():
+                raise Fault("must be names with a path each, such as poet=/models/poet")
+            try:
+                found.append((str(ModelName.parse(name.strip())), path.strip()))
+            except BadName as error:
+                raise Fault(error.message) from None
+        return tuple(found)
+
+    return parse
+
+
+def mapping() -> Parser:
+    """A JSON object, kept as its text."""
+
+    def parse(value: str) -> str:
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
+            read = None
+        if not isinstance(read, dict):
+            raise Fault("must be a JSON object")
+        return value
+
+    return parse
+
+
+def number(least: float, most: float) -> Parser:
+    """A number from `least` to `most`."""
+
+    def parse(value: str) -> float:
+        if not _NUMBER.fullmatch(value) or not least <= float(value) <= most:
+            raise Fault(f"must be a number from {least:g} to {most:g}")
+        return float(value)
 
     return parse
 
