@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _PIECE = 64 << 10
+_ENDLESS = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         data = self.files.files.get(path)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        asked = Asked(self.path, _span(headers.get("range", ""), len(data or b"")), headers)
+        asked = Asked(self.path, _span(headers.get("range", ""), data), headers)
         fault = self.files.answer_to(asked)
+        data = self.files.files.get(path)
         # The other side may have had enough.
         try:
             self._answer(path, data, asked, fault)
@@ -166,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         if span is None or fault.ignore or (wanted and wanted != tag):
             self._send(200, data, headers | dict(fault.headers), fault)
             return
-        start, end = span
+        start, end = span[0], min(span[1], len(data))
         if start >= len(data):
             self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"}, fault)
             return
@@ -206,8 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-def _span(value: str, size: int) -> tuple[int, int] | None:
+def _span(value: str, data: bytes | None) -> tuple[int, int] | None:
     found = _RANGE.fullmatch(value)
     if found is None:
         return None
+    size = len(data) if data is not None else _ENDLESS
     return int(found[1]), min(size, int(found[2]) + 1 if found[2] else size)
