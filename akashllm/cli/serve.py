@@ -57,6 +57,15 @@ Aliases = Annotated[
         show_default=False,
     ),
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help=f"File that says which models are served, and how (YAML or JSON).{_env('CONFIG')}",
+        show_default=False,
+    ),
+]
 ContextOption = Annotated[
     int | None,
     typer.Option("--context", help=f"Tokens one request may use.{_env('CONTEXT')}", show_default=False),
@@ -84,6 +93,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     alias: Aliases = None,
+    config: ConfigOption = None,
     context: ContextOption = None,
     concurrency: ConcurrencyOption = None,
     api_key_env: opt.KeyEnv = None,
@@ -100,8 +110,8 @@ def serve(
     """
     out = Out(json=json)
     try:
+        from akashllm.server.fleet import read_settings
         from akashllm.server.run import serve as run
-        from akashllm.server.settings import Settings
     except ImportError as error:
         raise MissingExtra(
             f"the service's parts are not installed ({error.name})", hint="pip install 'akashllm[llamacpp]'"
@@ -112,6 +122,7 @@ def serve(
         "HOST": host,
         "PORT": port,
         "MODEL_ALIASES": ",".join(alias) if alias else None,
+        "CONFIG": config,
         "CONTEXT": context,
         "CONCURRENCY": concurrency,
         "UNAUTHENTICATED": "true" if unauthenticated else None,
@@ -127,7 +138,7 @@ def serve(
         environ["AKASHLLM_API_KEY"] = key
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        settings = Settings.from_env(environ)
+        settings = read_settings(environ)
     for warning in caught:
         out.talk(f"warning: {warning.message}")
 

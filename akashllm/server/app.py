@@ -22,13 +22,13 @@ from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
 from akashllm.names import admit
 from akashllm.server.api import chat_page, ollama, openai, ops, store
 from akashllm.server.engine import Engine
+from akashllm.server.fleet import make_runtime
 from akashllm.server.guard.auth import require_key
 from akashllm.server.guard.dialect import dialect_of, error_response
 from akashllm.server.guard.edge import Edge
 from akashllm.server.models.identity import ModelFile
 from akashllm.server.models.registry import Registries
 from akashllm.server.models.store import ModelStore
-from akashllm.server.runtime import Runtime
 from akashllm.server.settings import Settings
 from akashllm.version import __version__
 
@@ -49,8 +49,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     answers first. When the application ends it closes the engine.
     """
     admit(settings.registries)
-    runtime = Runtime(settings, engine)
     models = ModelStore(Path(settings.models)) if settings.models else None
+    runtime = make_runtime(settings, engine, store=models)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

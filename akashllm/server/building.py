@@ -10,7 +10,7 @@ from typing import Any
 from akashllm.server.domain import Message
 from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 from akashllm.server.engines.llamacpp.memory import choose_context
-from akashllm.server.library import Offer
+from akashllm.server.library import Measured, Offer
 from akashllm.server.models.footprint import footprint
 from akashllm.server.served import NOTHING, Defaults
 from akashllm.server.settings import Settings
@@ -51,10 +51,13 @@ class Builder:
         """An offer of `files` as `name`. What is not said, the settings say; `said` goes into the `Offer`."""
         settings = self.settings
         places = slots or settings.concurrency
-        size = footprint(files.weights, files.extras)
-        tokens = choose_context(context or settings.context, size.trained)
-        cells = size.cells(tokens, places, self.budget)
         chosen = {"batch": settings.batch} if settings.batch else {}
+
+        def sized() -> tuple[Measured, int]:
+            size = footprint(files.weights, files.extras)
+            tokens = choose_context(context or settings.context, size.trained)
+            cells = size.cells(tokens, places, self.budget)
+            return Measured(size.bytes(cells), tokens), cells
 
         def build() -> LlamaCppEngine:
             return LlamaCppEngine(
@@ -62,7 +65,7 @@ class Builder:
                 name=name,
                 context=context or settings.context,
                 slots=places,
-                cache=cells,
+                cache=sized()[1],
                 threads=settings.threads,
                 gpu_layers=settings.gpu_layers,
                 template=files.template,
@@ -76,8 +79,7 @@ class Builder:
             name=name,
             key=(files, _version(files.weights), context, places, preload, said.get("pinned", False)),
             build=build,
-            context=tokens,
-            need=size.bytes(cells),
+            measure=lambda: sized()[0],
             slots=places,
             defaults=defaults,
             **said,

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from akashllm.names import ModelName
 from akashllm.server.domain import Message
 from akashllm.server.engine import Engine
 from akashllm.server.served import NOTHING, Defaults
+
+
+class Measured(NamedTuple):
+    """Bytes a model is thought to take in memory, and tokens one request may use; 0: not known yet."""
+
+    need: int = 0
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +28,7 @@ class Offer:
     build       makes the engine, not loaded; may block, so it is called in a thread
     digest      of its manifest, 64 hexadecimal digits
     modified    nanoseconds since 1970
-    context     tokens one request may use, as far as it is known without loading
-    need        bytes it is thought to take in memory
+    measure     what it will take, read from its files; may block
     slots       answers at once;  keep_alive: seconds; the settings' where None
     pinned      loaded at the start and never unloaded
     preload     messages to evaluate once it is loaded
@@ -33,8 +39,7 @@ class Offer:
     build: Callable[[], Engine]
     digest: str = ""
     modified: int = 0
-    context: int = 0
-    need: int = 0
+    measure: Callable[[], Measured] = Measured
     slots: int | None = None
     keep_alive: float | None = None
     pinned: bool = False

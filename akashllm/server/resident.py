@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime
 
 import msgspec
@@ -51,7 +51,7 @@ class Resident:
 
     digest     of the manifest; empty for the deployed model, whose file says it
     slots      answers at once;  keep_alive: seconds of idleness; the settings' if None
-    need       bytes it is thought to take
+    measure    says what it will take in memory, in bytes; may block
     pinned     it stays in memory
     preload    messages whose key-value cache is made when the model is loaded
     """
@@ -69,7 +69,7 @@ class Resident:
         slots: int | None = None,
         keep_alive: float | None = None,
         digest: str = "",
-        need: int = 0,
+        measure: Callable[[], int] = int,
         pinned: bool = False,
         preload: tuple[Message, ...] = (),
     ) -> None:
@@ -87,7 +87,8 @@ class Resident:
         self._room = room or Room()
         self._crowd = crowd
         self._preload = preload
-        self._estimate = need
+        self._measure = measure
+        self._estimate = engine.info.size
         self._true = 0
         self._loading: asyncio.Task[None] | None = None
         self._abandoned: set[asyncio.Task[None]] = set()
@@ -209,6 +210,8 @@ class Resident:
     async def _load_now(self) -> None:
         async with self._switch:
             try:
+                if not self._true:
+                    self._estimate = await asyncio.to_thread(self._measure) or self.info.size
                 async with self._room.admit(self):
                     self._entered = True
                     await self.engine.load()

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,6 +23,7 @@ from akashllm.server import logs
 from akashllm.server.app import create_app
 from akashllm.server.connection import patient
 from akashllm.server.engine import Engine
+from akashllm.server.fleet import configured_model, read_settings
 from akashllm.server.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ _SECRETS = ("API_KEY", "ADMIN_KEY", "UPSTREAM_API_KEY", "REGISTRY_AUTH")
 def main() -> int:
     """Serve as the environment says; 0 after a signal, 2 if the settings are not usable."""
     try:
-        settings = Settings.from_env(os.environ)
+        settings = read_settings(os.environ)
         for name in _SECRETS:
             os.environ.pop(PREFIX + name, None)
         serve(settings)
@@ -72,12 +74,15 @@ def build_engine(settings: Settings) -> Engine:
         )
     from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 
+    described = configured_model(settings)
+    if described is not None:
+        return described.build()
     if not settings.model_file.is_file():
         raise UsageError(
             f"there is no model file at {settings.model_file}",
             hint=f"set {PREFIX}MODEL to the path of a GGUF file, or to tiny for the bundled model",
         )
-    chosen = {"batch": settings.batch} if settings.batch else {}
+    chosen: dict[str, Any] = {"batch": settings.batch} if settings.batch else {}
     return LlamaCppEngine(
         settings.model_file,
         name=settings.served_name,

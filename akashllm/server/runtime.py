@@ -65,7 +65,8 @@ class Runtime:
         aliases = [name for name in settings.model_aliases if name != ANY]
         self._any = ANY in settings.model_aliases
         self._names: dict[str, str] = {}
-        for name in (settings.served_name, *aliases):
+        adapters = (name for name, _ in settings.lora)
+        for name in (settings.served_name, *aliases, *adapters):
             parsed = ModelName.parse(name)
             self._names.setdefault(parsed.canonical, str(parsed))
         self._deployed = deployed
@@ -171,7 +172,7 @@ class Runtime:
         return Served(name=offer.name, resident=resident, defaults=offer.defaults, digest=offer.digest)
 
     def _settle(self, offer: Offer | None, name: str, engine: Engine, health: Health | None = None) -> Resident:
-        said = offer or Offer(name=name, key=name, build=lambda: engine, need=engine.info.size)
+        said = offer or Offer(name=name, key=name, build=lambda: engine)
         return Resident(
             name,
             engine,
@@ -183,7 +184,7 @@ class Runtime:
             slots=said.slots,
             keep_alive=said.keep_alive,
             digest=said.digest,
-            need=said.need,
+            measure=lambda: said.measure().need,
             pinned=said.pinned,
             preload=said.preload,
         )

@@ -1,0 +1,43 @@
+"""The models of a configuration file as a library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from akashllm.names import ModelName
+from akashllm.server.building import Builder, Files
+from akashllm.server.config import Config, ConfiguredModel
+from akashllm.server.library import Offer
+from akashllm.server.served import Defaults
+
+
+class Configured:
+    """What a configuration offers; the first model of the file first."""
+
+    def __init__(self, config: Config, builder: Builder) -> None:
+        self._builder = builder
+        self._models = {ModelName.parse(model.name): model for model in config.models}
+
+    def find(self, name: ModelName) -> Offer | None:
+        """The model of that name."""
+        model = self._models.get(name)
+        return None if model is None else self._offer(model)
+
+    def list(self) -> Sequence[Offer]:
+        """Every model of the file."""
+        return [self._offer(model) for model in self._models.values()]
+
+    def _offer(self, model: ConfiguredModel) -> Offer:
+        if model.file is None:
+            message = f"{model.name} has no file"
+            raise ValueError(message)
+        return self._builder.offer(
+            model.name,
+            Files(weights=model.file, adapters=model.adapters, projector=model.projector),
+            context=model.context,
+            slots=model.slots,
+            defaults=Defaults(parameters=model.parameters),
+            keep_alive=model.ttl,
+            pinned=model.pinned,
+            preload=model.preload,
+        )
