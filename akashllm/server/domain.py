@@ -63,6 +63,7 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     """Messages to be rendered with the model's chat template.
 
     think            None leaves it to the template; a string is an effort (low, medium, high, max).
+    template         a Go template (Ollama's) to render with instead of the model's own; empty: the model's.
     prefix_tokens    tokens put before the rendered prompt (Ollama's `context`).
     continue_final   the last assistant message is to be continued, not answered.
     """
@@ -72,6 +73,7 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     think: bool | str | None = None
+    template: str = ""
     prefix_tokens: tuple[int, ...] = ()
     continue_final: bool = False
     drop_oldest: bool = False
@@ -91,10 +93,15 @@ class TokenPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class InfillPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="infill"):
-    """Fill in the middle, between a prefix and a suffix, with the model's own FIM tokens."""
+    """Fill in the middle, between a prefix and a suffix.
+
+    With `template`, a Go template (Ollama's), if there is one; with that of the model's Modelfile if it speaks of
+    a suffix; or else with the model's own FIM tokens.
+    """
 
     prefix: str
     suffix: str
+    template: str = ""
 
 
 Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
@@ -180,6 +187,33 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     truncate: bool = True
     dimensions: int | None = None
     normalize: bool = True
+
+
+class Transcription(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Speech to be written down.
+
+    path        a file of this machine that the engine may read while the request runs
+    format      what its first bytes say it is: wav, mp3, flac, ogg, mp4, webm
+    task        "translate" writes English whatever is spoken
+    language    ISO 639 code of what is spoken; None: find out
+    prompt      text that is taken to come before: names, spelling, style
+    temperature 0: rise from 0 while the answer is poor
+    words       times of single words as well
+    voice       leave out what is no speech before anything is written
+    longest     seconds of sound that are too many
+    """
+
+    id: str
+    model: str
+    path: str
+    format: str
+    task: Literal["transcribe", "translate"] = "transcribe"
+    language: str | None = None
+    prompt: str = ""
+    temperature: float = 0.0
+    words: bool = False
+    voice: bool = False
+    longest: float = 3600.0
 
 
 # --- what comes back -----------------------------------------------------------------------------------
@@ -271,9 +305,49 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timings: Timings = Timings()
 
 
+class Word(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One word and when it is said, in seconds from the beginning."""
+
+    word: str
+    start: float
+    end: float
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="heard"):
+    """The first event of a transcription: the sound is read. `duration` is in seconds."""
+
+    language: str
+    duration: float
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="segment"):
+    """A stretch of speech; the text of all, joined, is the transcript.
+
+    start, end          seconds from the beginning;  seek: hundredths of a second
+    average_logprob     of its tokens;  compression: bytes of the text by bytes when compressed
+    no_speech           probability that nothing is said
+    """
+
+    id: int
+    start: float
+    end: float
+    text: str
+    seek: int = 0
+    tokens: tuple[int, ...] = ()
+    temperature: float = 0.0
+    average_logprob: float = 0.0
+    compression: float = 0.0
+    no_speech: float = 0.0
+    words: tuple[Word, ...] = ()
+
+
+Speech = Heard | Segment
+"""`Heard` once, then `Segment`s in order."""
+
+
 # --- what a model is -----------------------------------------------------------------------------------
 
-Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking"]
+Capability = Literal["completion", "tools", "insert", "vision", "embedding", "thinking", "transcription"]
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol, runtime_checkable
 
-from akashllm.server.domain import Embedding, Embeddings, EngineStats, Event, Generation, ModelInfo
+from akashllm.server.domain import (
+    Embedding,
+    Embeddings,
+    EngineStats,
+    Event,
+    Generation,
+    ModelInfo,
+    Speech,
+    Transcription,
+)
 
 State = Literal["starting", "loading", "ready", "failed", "unloaded"]
 
@@ -73,4 +82,17 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop the child for good and leave no process behind."""
+        ...
+
+
+@runtime_checkable
+class Transcriber(Engine, Protocol):
+    """An engine that writes down what is said."""
+
+    def transcribe(self, request: Transcription) -> AsyncIterator[Speech]:
+        """`Heard`, then `Segment`s. Closing the iterator cancels the request at the next segment.
+
+        `BadRequest` before the first event for sound that cannot be read, is too long, or is in a language
+        the model does not know.
+        """
         ...

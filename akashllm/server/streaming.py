@@ -46,19 +46,25 @@ def sse(request: Request, items: AsyncIterator[bytes], *, error: Encoder) -> Res
 
 
 async def whole(
-    request: Request, result: Awaitable[bytes], *, error: Encoder, heartbeat: float | None = None
+    request: Request,
+    result: Awaitable[bytes],
+    *,
+    error: Encoder,
+    heartbeat: float | None = None,
+    media_type: str = "application/json; charset=utf-8",
+    beat: bytes | Callable[[], bytes] = b" ",
 ) -> Response:
     """One JSON document, however long it takes: spaces go out while it is made, once 15 s have passed.
 
     `error` encodes a JSON document as well, for a failure after that. `heartbeat` is in seconds, by default the
-    setting's.
+    setting's. A document of another type brings its own bytes to keep the line warm.
     """
     return _Live(
         request,
         _once(result),
         error=error,
-        media_type="application/json; charset=utf-8",
-        beat=b" ",
+        media_type=media_type,
+        beat=beat,
         pending=result,
         whole=True,
         heartbeat=heartbeat,
@@ -79,7 +85,7 @@ class _Live(Response):
         *,
         error: Encoder,
         media_type: str,
-        beat: bytes,
+        beat: bytes | Callable[[], bytes],
         pending: Awaitable[bytes] | None = None,
         whole: bool = False,
         heartbeat: float | None = None,
@@ -203,7 +209,8 @@ class _Live(Response):
             self._writing_since = self._loop.time()
             if not self._started:
                 await self._begin(None)
-            await self._send({"type": "http.response.body", "body": self._beat_bytes, "more_body": True})
+            beat = self._beat_bytes if isinstance(self._beat_bytes, bytes) else self._beat_bytes()
+            await self._send({"type": "http.response.body", "body": beat, "more_body": True})
             self._writing_since = None
             self._last = self._loop.time()
 

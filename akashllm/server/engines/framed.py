@@ -20,6 +20,7 @@ from akashllm.server.domain import (
     Embeddings,
     EngineStats,
     Event,
+    Finish,
     Generation,
     ModelInfo,
     Started,
@@ -386,7 +387,7 @@ class FramedEngine:
             feed.fail(frames.revive(event))
         elif isinstance(event, Opened):
             feed.tail = event.tail
-        else:
+        elif isinstance(event, Started | Delta | Finish | Done):
             for seen in self._read(feed, event):
                 feed.put(seen)
             if feed.size > HIGH_WATER and not feed.held and not feed.over:

@@ -23,8 +23,11 @@ from akashllm.server.domain import (
     EngineStats,
     Finish,
     Generation,
+    Heard,
     ModelInfo,
+    Segment,
     Started,
+    Transcription,
 )
 
 MAX_FRAME = 256 * 1024 * 1024
@@ -103,11 +106,18 @@ class Detokenize(msgspec.Struct, frozen=True, kw_only=True, tag="detokenize"):
     tokens: tuple[int, ...]
 
 
+class Transcribe(msgspec.Struct, frozen=True, kw_only=True, tag="transcribe"):
+    """Write down what is said; answered by steps with `Heard`, `Segment`s and `Transcribed`."""
+
+    key: int
+    request: Transcription
+
+
 class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
     """Leave at once."""
 
 
-Order = Load | Submit | Cancel | Hold | Embed | Tokenize | Detokenize | Shutdown
+Order = Load | Submit | Cancel | Hold | Embed | Tokenize | Detokenize | Transcribe | Shutdown
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
@@ -145,11 +155,15 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     tail: str
 
 
+class Transcribed(msgspec.Struct, frozen=True, kw_only=True, tag="transcribed"):
+    """A transcription has ended."""
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True):
     """One event of one request."""
 
     key: int
-    event: Started | Delta | Finish | Done | Opened | Fault
+    event: Started | Delta | Finish | Done | Opened | Heard | Segment | Transcribed | Fault
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from itertools import accumulate
 from typing import Any
 
@@ -80,16 +81,20 @@ def fold(value: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _read(request: Request, settings: Settings) -> bytes:
-    """The raw body. A body over the cap is given up at the first byte too many, or before the first."""
+    """The raw body."""
+    chunks = [chunk async for chunk in pieces(request, settings, settings.max_body_bytes, "MAX_BODY_BYTES")]
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def pieces(request: Request, settings: Settings, cap: int, variable: str) -> AsyncIterator[bytes]:
+    """The body as it comes. One over the cap is given up at the first byte too many, or before the first."""
     headers = request.headers
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
         raise UnsupportedMedia("the body is compressed; send it as it is, without Content-Encoding")
-    cap = settings.max_body_bytes
     declared = headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:19]) > cap:
-        raise _too_large(cap)
-    chunks: list[bytes] = []
+        raise _too_large(cap, variable)
     size = 0
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -105,14 +110,14 @@ async def _read(request: Request, settings: Settings) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > cap:
-            raise _too_large(cap)
-        chunks.append(chunk)
+            raise _too_large(cap, variable)
+        yield chunk
         if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return
 
 
-def _too_large(cap: int) -> ServiceError:
-    return TooLarge(f"the body is larger than {cap} bytes, the limit {PREFIX}MAX_BODY_BYTES sets")
+def _too_large(cap: int, variable: str) -> ServiceError:
+    return TooLarge(f"the body is larger than {cap} bytes, the limit {PREFIX}{variable} sets")
 
 
 def decode(body: bytes, dialect: Dialect, settings: Settings) -> Any:
