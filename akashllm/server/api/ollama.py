@@ -18,16 +18,20 @@ from starlette.responses import Response
 
 from akashllm.errors import BadModelFile, ModelNotFound, ServiceError
 from akashllm.gguf import Header, read_header
+from akashllm.names import ModelName
 from akashllm.server import streaming
 from akashllm.server.domain import Delta, Done, Event, Finish, Generation, ModelInfo
 from akashllm.server.guard.body import read_json
+from akashllm.server.models.described import described, header_of
 from akashllm.server.models.identity import Identity, ModelFile
+from akashllm.server.models.store import ModelStore
+from akashllm.server.models.stored import StoredModel
 from akashllm.server.resident import Resident
 from akashllm.server.runtime import Runtime
 from akashllm.server.served import Served
 from akashllm.server.settings import Settings
-from akashllm.server.wire.ollama import catalogue, prompts, requests, responses
-from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest
+from akashllm.server.wire.ollama import catalogue, prompts, requests, responses, shelf
+from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest, ShowRequest
 
 OLLAMA_CONTRACT = "0.33.0"
 """The version of Ollama whose interface this is. Clients compare it (some refuse anything below 0.6.4)."""
@@ -53,8 +57,10 @@ async def status() -> Response:
 
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def tags(request: Request) -> Response:
-    """The models that can be asked for: one, under each of its names."""
+    """The models that can be asked for: the deployed one under each of its names, and those of the store."""
     runtime = _runtime(request)
+    store = _store(request)
+    others = await asyncio.to_thread(_listed, store) if store is not None else []
     identity = await _identity(request)
     info = runtime.engine.info
     return _json(
@@ -64,6 +70,7 @@ async def tags(request: Request) -> Response:
             size=max(identity.size, info.size),
             digest=identity.digest,
             modified_at=responses.timestamp(identity.modified),
+            others=others,
         )
     )
 
@@ -93,6 +100,9 @@ async def show(request: Request) -> Response:
     asked = requests.show(await read_json(request, "ollama"))
     runtime = _runtime(request)
     name = requests.model_name(asked.model)
+    stored = await _stored(request, name)
+    if stored is not None:
+        return _json(await asyncio.to_thread(_show, stored, asked))
     served = await _served(runtime, asked.model, f"model '{name}' not found")
     identity = await _identity(request)
     file = _file(request)
@@ -272,6 +282,38 @@ async def _served(runtime: Runtime, asked: str, missing: str) -> Served:
     except ModelNotFound as error:
         hint = error.hint or f"this service serves {', '.join(runtime.serves())}"
         raise ModelNotFound(missing, hint=hint, param="model") from error
+
+
+def _listed(store: ModelStore) -> list[catalogue.Listed]:
+    return [shelf.entry(model, described(model)) for model in store.list()]
+
+
+async def _stored(request: Request, name: ModelName) -> StoredModel | None:
+    """The model of that name, if it is one of the store's and not the deployed one's name."""
+    store = _store(request)
+    if store is None or name.canonical in {served.lower() for served in _runtime(request).serves()}:
+        return None
+    try:
+        return await asyncio.to_thread(store.get, name)
+    except ModelNotFound:
+        return None
+
+
+def _show(model: StoredModel, asked: ShowRequest) -> bytes:
+    return shelf.show(
+        model,
+        described(model),
+        header_of(model.weights),
+        header_of(model.projectors[0]) if model.projectors else None,
+        system=asked.system,
+        options=asked.options,
+        verbose=asked.verbose,
+    )
+
+
+def _store(request: Request) -> ModelStore | None:
+    store: ModelStore | None = getattr(request.app.state, "store", None)
+    return store
 
 
 def _runtime(request: Request) -> Runtime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -16,6 +17,7 @@ from akashllm.server.api.merging import merge
 from akashllm.server.domain import Event
 from akashllm.server.guard.body import read_json
 from akashllm.server.resident import Resident
+from akashllm.server.models.store import ModelStore
 from akashllm.server.runtime import Runtime
 from akashllm.server.served import Served
 from akashllm.server.streaming import sse, whole
@@ -98,9 +100,12 @@ async def embeddings(request: Request) -> Response:
 
 @router.get("/models", summary="List the names of the model that is served")
 async def list_models(request: Request) -> Response:
-    """Every name the service answers to."""
+    """Every name the service answers to, and those of its store."""
     runtime = _runtime(request)
-    return _json(wire.models_answer(runtime.serves(), _created(runtime), runtime.engine.info.context))
+    store: ModelStore | None = getattr(request.app.state, "store", None)
+    stored = await asyncio.to_thread(store.list) if store is not None else []
+    others = [(str(model.name), model.modified // 1_000_000_000) for model in stored]
+    return _json(wire.models_answer(runtime.serves(), _created(runtime), runtime.engine.info.context, others))
 
 
 @router.get("/models/{name:path}", summary="Describe a model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,19 @@ def details(info: ModelInfo, *, lengths: bool = False) -> Details:
     )
 
 
-def tags(names: tuple[str, ...], info: ModelInfo, *, size: int, digest: str, modified_at: str) -> bytes:
-    """The body of `/api/tags`: every name the model is served under. `size` is in bytes on disk."""
+def tags(
+    names: tuple[str, ...],
+    info: ModelInfo,
+    *,
+    size: int,
+    digest: str,
+    modified_at: str,
+    others: Iterable[Listed] = (),
+) -> bytes:
+    """The body of `/api/tags`: every name the model is served under, and `others`; the newest first.
+
+    `size` is in bytes on disk.
+    """
     listed = [
         Listed(
             name=name,
@@ -105,6 +117,9 @@ def tags(names: tuple[str, ...], info: ModelInfo, *, size: int, digest: str, mod
         )
         for name in names
     ]
+    taken = {name.lower() for name in names}
+    listed += [other for other in others if other.name.lower() not in taken]
+    listed.sort(key=lambda one: one.modified_at.rstrip("Z"), reverse=True)
     return msgspec.json.encode({"models": listed})
 
 

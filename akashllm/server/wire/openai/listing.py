@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from akashllm.server.wire.openai.encoding import encode
@@ -33,10 +33,15 @@ def model_object(identifier: str, created: int, context: int = 0) -> dict[str, A
     } | ({"max_model_len": context} if context else {})
 
 
-def models_answer(names: Sequence[str], created: int, context: int = 0) -> bytes:
-    """All served names, aliases included. `names` are canonical."""
+def models_answer(
+    names: Sequence[str], created: int, context: int = 0, others: Iterable[tuple[str, int]] = ()
+) -> bytes:
+    """All served names, aliases included, and `others` with when each was made. Names are canonical."""
     identifiers = dict.fromkeys(short(name) for name in names if "*" not in name)
-    return encode({"object": "list", "data": [model_object(each, created, context) for each in identifiers]})
+    data = [model_object(each, created, context) for each in identifiers]
+    known = {each.lower() for each in identifiers}
+    data += [model_object(short(name), made) for name, made in others if short(name).lower() not in known]
+    return encode({"object": "list", "data": data})
 
 
 def model_answer(identifier: str, created: int, context: int = 0) -> bytes:
