@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from akashllm.cli import options as opt
+from akashllm.cli import wallet as own
 from akashllm.cli.after import show, so_far, still
 from akashllm.cli.asking import planned
 from akashllm.cli.before import prices, question, secrets, with_image, worth_paying_for
@@ -22,6 +23,7 @@ from akashllm.market.base import Market
 from akashllm.market.deploy import Deployer
 from akashllm.market.order import Order, Verdicts
 from akashllm.market.progress import Progress
+from akashllm.market.wallet import WalletMarket
 from akashllm.plan import DeployRequest, Plan
 from akashllm.planning import explain
 from akashllm.render import render_sdl
@@ -99,6 +101,11 @@ def deploy(
     why: Why = False,
     bid_wait: BidWait = 20.0,
     max_hours: MaxHours = None,
+    from_: own.From = None,
+    deposit: own.Deposit = None,
+    keyring_backend: own.Keyring = None,
+    node: own.Node = None,
+    chain_id: own.ChainId = None,
     dry_run: DryRun = False,
     yes: opt.Yes = False,
     json: opt.Json = False,
@@ -110,11 +117,14 @@ def deploy(
     out = Out(json=json)
     home = Home.find()
     market = _in_container(market) if container else market
-    chosen = market_named(market, home, port=port, hours=max_hours)
+    signing = own.Signing(key=from_, deposit=deposit, keyring=keyring_backend, node=node, chain=chain_id)
+    chosen = market_named(market, home, port=port, hours=max_hours, signing=signing)
     if max_hours and not chosen.charges:
         raise UsageError("--max-hours is for Akash: this machine closes nothing by itself", hint="leave it out")
     if not dry_run:
         require_key(chosen)
+        if isinstance(chosen, WalletMarket):
+            out.talk(own.ready(chosen, signing, hours=max_hours))
     try:
         _deploy(
             out,

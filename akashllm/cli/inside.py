@@ -15,6 +15,8 @@ from akashllm.errors import MarketError, NoSuchDeployment
 from akashllm.market.base import Lease, Market
 from akashllm.market.console import ConsoleMarket
 from akashllm.market.gateway import Gateway
+from akashllm.market.wallet import WalletMarket
+from akashllm.market.wallet_gateway import WalletGateway
 from akashllm.state import Deployment
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen; Ctrl-C ends it.")]
@@ -61,12 +63,12 @@ def shell(name: opt.Name, command: Command, *, service: Service = "llm", json: o
     raise typer.Exit(ran.status)
 
 
-def _gateway(row: Deployment, market: Market | None) -> tuple[Gateway, Lease]:
+def _gateway(row: Deployment, market: Market | None) -> tuple[Gateway | WalletGateway, Lease]:
     if row.dseq is None:
         raise NoSuchDeployment(
             f"{row.name} was never started", hint=f"`akashllm status {row.name}` says how far it is"
         )
-    if not isinstance(market, ConsoleMarket):
+    if not isinstance(market, (ConsoleMarket, WalletMarket)):
         raise MarketError(
             f"{row.name} is not at a provider", hint=f"`akashllm logs {row.name}` shows what it writes"
         )

@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from akashllm.errors import KeyRefused, MarketError, UsageError
+from akashllm.errors import KeyRefused, UsageError
 from akashllm.market.base import Market
 from akashllm.market.local import LocalMarket
 from akashllm.state import Home
 
 if TYPE_CHECKING:
+    from akashllm.cli.wallet import Signing
     from akashllm.market.console import ConsoleMarket
 
 NAMES = ("local", "docker", "console", "wallet")
 DEFAULT = "console"
 """A deployment goes to Akash unless one says otherwise."""
 
-_MISSING = {
-    "wallet": "the market `wallet` (your own keys and the provider-services command) is not in this version",
-}
 
-
-def market_named(name: str, home: Home, *, port: int | None = None, hours: int | None = None) -> Market:
-    """The market of that name. Raises `UsageError` for no market, `MarketError` for one that is not here."""
+def market_named(
+    name: str,
+    home: Home,
+    *,
+    port: int | None = None,
+    hours: int | None = None,
+    signing: Signing | None = None,
+) -> Market:
+    """The market of that name. Raises `UsageError` for no market."""
     if name == "local":
         return LocalMarket(home.local, port=port)
     if name == "docker":
@@ -32,24 +36,23 @@ def market_named(name: str, home: Home, *, port: int | None = None, hours: int |
         return ContainerMarket(home.containers, port=port)
     if name == "console":
         return console_market(home, hours=hours)
-    if name in _MISSING:
-        raise MarketError(
-            _MISSING[name],
-            hint="`akashllm deploy --market local` runs the model on this machine; `akashllm render --model M`"
-            " writes an SDL that you can deploy by hand",
-        )
+    if name == "wallet":
+        from akashllm.cli.wallet import wallet_market
+
+        return wallet_market(home, signing)
     raise UsageError("no market has that name", hint=f"use one of {', '.join(NAMES)}")
 
 
 def markets_here(home: Home) -> Sequence[Market]:
-    """Every market that can be asked what it holds: this machine, its Docker engine where it was ever used, and
-    Console where there is a key for it.
+    """Every market that can be asked what it holds: this machine, its Docker engine and the wallet where they
+    were ever used, Console where there is a key for it.
     """
     from akashllm.market.console_key import find_key
 
     names = ["local"]
     names += ["docker"] if home.containers.is_dir() else []
     names += ["console"] if find_key(home) is not None else []
+    names += ["wallet"] if (home.root / "wallet").is_dir() else []
     return [market_named(name, home) for name in names]
 
 

@@ -242,14 +242,14 @@ def test_an_engine_that_is_none_is_refused(here: Run) -> None:
     assert (said.code, "llamacpp, vllm or ollama" in said.error["hint"]) == (2, True)
 
 
-@pytest.mark.parametrize("market", ["wallet"])
-def test_a_market_that_is_not_here_yet_says_so(here: Run, home: Home, market: str) -> None:
-    """A market of a later version is refused with what to do instead, and nothing is begun."""
-    said = here("deploy", "--market", market, "--json")
+def test_a_wallet_without_its_command_says_so(here: Run, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Akash's own command is not installed, what to install is said, and nothing is begun."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    said = here("deploy", "--market", "wallet", "--from", "mine", "--json")
 
     assert (said.code, said.error["type"]) == (5, "MarketError")
-    assert f"`{market}`" in said.error["message"]
-    assert "--market local" in said.error["hint"]
+    assert "provider-services" in said.error["message"]
+    assert "--market console" in said.error["hint"]
     assert not home.database.exists()
 
 

@@ -1,4 +1,4 @@
-"""A keyring, a node and a world behind Akash's command line; a home of its own; a clock that nobody waits for."""
+"""A keyring, a node and a world behind Akash's command line; a home; a clock that nobody waits for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command as a real process: found, its version checked, ended in time; what it sees and what it does not."""
+"""The command as a real process: found, its version checked, ended in time; what it sees and what not."""
 
 from __future__ import annotations
 
@@ -180,9 +180,7 @@ def test_an_unknown_key_is_refused_and_a_key_itself_is_not_taken(make_place: Mak
         place.wallet("").account()
 
 
-def test_a_deployment_of_a_key_that_is_not_the_latest_is_still_ours(
-    make_place: MakePlace, order: Order
-) -> None:
+def test_a_deployment_of_an_earlier_key_is_still_ours(make_place: MakePlace, order: Order) -> None:
     """Closing and listing use the key that signed the order, whatever was used since."""
     place = make_place()
     place.command.keys = {**place.command.keys, "other": "akash1" + "q" * 38}

@@ -51,6 +51,12 @@ def shown(store: Store, market: Market) -> set[str]:
     return ours | {one.dseq for one in seen if one.dseq and one.state != "closed"}
 
 
+def nothing_left(place: Place) -> None:
+    """Nothing is open, and all the money is back."""
+    assert place.world.open() == set()
+    assert place.world.balance == 100
+
+
 def test_a_deployment_goes_from_order_to_url_and_back(place: Place, store: Store, order: Order) -> None:
     """One order, one lease with the best bid, an address; closing leaves neither escrow nor file."""
     market = place.wallet()
@@ -67,7 +73,8 @@ def test_a_deployment_goes_from_order_to_url_and_back(place: Place, store: Store
 
     close(store, market, row)
 
-    assert (place.world.open(), place.world.balance, store.all()) == (set(), 100, [])
+    nothing_left(place)
+    assert not store.all()
     assert list((place.home.root / "wallet" / "orders").iterdir()) == []
     assert market.account().address == OWNER
 
@@ -159,13 +166,13 @@ def test_one_fault_at_any_call_costs_nothing(
         assert len(place.world.get(row.dseq or "").leases) == 1
         assert place.world.total() == 100
         close(store, place.wallet(), row)
-    assert (place.world.open(), place.world.balance) == (set(), 100)
+    nothing_left(place)
 
 
 def test_a_transaction_that_waits_is_not_sent_again_under_another_number(
     make_place: MakePlace, order: Order
 ) -> None:
-    """An order whose block is late is waited for; deploying again uses its number, so that one can ever open."""
+    """An order whose block is late is waited for; deploying again uses its number, so that one can open."""
     place = make_place()
     place.command.trouble(Trouble("tx deployment create", "late", calls=10_000))
     with Store(place.home) as store:
@@ -200,7 +207,7 @@ def test_a_transaction_that_lands_after_everything_was_given_up_is_listed(
         (dseq,) = place.world.open()
         assert dseq in shown(store, place.wallet(key=""))
         place.wallet(key="").close(dseq)
-    assert (place.world.open(), place.world.balance) == (set(), 100)
+    nothing_left(place)
 
 
 def test_a_sequence_mismatch_is_tried_again_and_an_unknown_outcome_is_not(
