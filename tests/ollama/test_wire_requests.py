@@ -381,6 +381,18 @@ def test_generate_becomes_a_chat_with_a_template() -> None:
     assert made.sampling.seed == 3
 
 
+def test_a_template_of_the_request_goes_along() -> None:
+    """It is rendered where the vocabulary is; a suffix with a template asks nothing of the model."""
+    body = {"model": "tiny", "prompt": "p", "template": "{{ .Prompt }}"}
+    made = prompts.generation(requests.generate(body), ABLE, ident="i", model="m")
+    assert isinstance(made.prompt, ChatPrompt)
+    assert made.prompt.template == "{{ .Prompt }}"
+
+    plain = ModelInfo(name="m", capabilities=("completion",))
+    made = prompts.generation(requests.generate(body | {"suffix": "s"}), plain, ident="i", model="m")
+    assert made.prompt == InfillPrompt(prefix="p", suffix="s", template="{{ .Prompt }}")
+
+
 def test_raw_and_infill_prompts_are_not_templated() -> None:
     """`raw` is sent as it is and gives no context; a suffix asks for what comes between."""
     raw = requests.generate({"model": "tiny", "prompt": "p", "raw": True, "suffix": "ignored"})
@@ -517,7 +529,6 @@ def test_what_the_model_cannot_do_is_refused(body: dict[str, Any], capabilities:
 @pytest.mark.parametrize(
     "body",
     [
-        {"template": "{{ .Prompt }}"},
         {"context": [-1]},
         {"context": [100]},
         {"images": [base64.b64encode(b"GIF89a").decode()]},
@@ -525,7 +536,7 @@ def test_what_the_model_cannot_do_is_refused(body: dict[str, Any], capabilities:
     ],
 )
 def test_what_this_service_does_not_do_is_said(body: dict[str, Any]) -> None:
-    """Templates in requests, foreign context tokens and unknown image formats are refused, not dropped."""
+    """Foreign context tokens and unknown image formats are refused, not dropped."""
     request = requests.generate({"model": "tiny", "prompt": "x", **body})
     with pytest.raises(ServiceError) as caught:
         prompts.generation(request, ABLE, ident="i", model="m")

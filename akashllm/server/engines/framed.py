@@ -319,7 +319,8 @@ class FramedEngine:
         reader = feed.readers.get(event.index)
         if reader is None:
             tools = () if prompt.tool_choice.mode == "none" else prompt.tools
-            parser = self._format(bool(tools)).parser(tools=tools, think=prompt.think, prompt_tail=feed.tail)
+            form = ChatFormat.detect(prompt.template) if prompt.template else self._format(bool(tools))
+            parser = form.parser(tools=tools, think=prompt.think, prompt_tail=feed.tail)
             reader = feed.readers[event.index] = AnswerReader(parser)
         return reader.delta(event) if isinstance(event, Delta) else reader.finish(event)
 

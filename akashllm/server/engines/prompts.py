@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 from akashllm.errors import BadRequest, ContextOverflow, Unsupported
 from akashllm.server.chat.formats import ChatFormat
+from akashllm.server.chat.go.chat import GoChatTemplate
+from akashllm.server.chat.masking import Segment
 from akashllm.server.chat.template import ChatTemplate
 from akashllm.server.domain import (
     ChatPrompt,
@@ -73,20 +75,29 @@ class Prompted(NamedTuple):
     form: ChatFormat | None = None
 
 
-class Prompts:
-    """Makes prompts for one model. `metadata` has the template under GGUF's names."""
+Template = ChatTemplate | GoChatTemplate
 
-    def __init__(self, vocabulary: Vocabulary, metadata: Mapping[str, Any]) -> None:
+
+class Prompts:
+    """Makes prompts for one model.
+
+    `metadata` has the model's own template under GGUF's names; `template`, a Modelfile's in Go's syntax, is
+    used in its place. Raises `EngineFailed` if that cannot be read.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, metadata: Mapping[str, Any], template: str = "") -> None:
         self._vocabulary = vocabulary
         self._metadata = metadata
-        self._templates: dict[bool, tuple[ChatTemplate, ChatFormat]] = {}
+        self._go = self._read(template, None) if template else None
+        self._templates: dict[bool, tuple[Template, ChatFormat]] = {}
 
     def prompt(self, request: Generation, limit: int) -> Prompted:
         """The prompt of a request that may have `limit` tokens. Raises `BadRequest`."""
         asked = request.prompt
         if isinstance(asked, ChatPrompt):
-            tokens, tail = self._chat(asked, request, limit)
-            made = Prompted(tokens, tail, self.form(tools=bool(asked.tools)))
+            template, form = self._template(asked)
+            tokens, tail = self._chat(template, asked, request, limit)
+            made = Prompted(tokens, tail, form)
         else:
             made = Prompted(self._tokens(asked))
         if not made.tokens:
@@ -99,15 +110,18 @@ class Prompts:
             raise ContextOverflow(len(made.tokens), limit, param="prompt")
         return made
 
-    def form(self, *, tools: bool) -> ChatFormat:
-        """How chats with or without tools are written."""
-        return self._template(tools=tools)[1]
+    def _read(self, source: str, param: str | None) -> GoChatTemplate:
+        return GoChatTemplate(source, control=frozenset(self._vocabulary.special), param=param)
 
-    def _template(self, *, tools: bool) -> tuple[ChatTemplate, ChatFormat]:
+    def _template(self, prompt: ChatPrompt) -> tuple[Template, ChatFormat]:
+        """The template of a chat and how such chats are written."""
+        vocabulary, tools = self._vocabulary, bool(prompt.tools)
+        if prompt.template:
+            asked = self._read(prompt.template, "template")
+            return asked, ChatFormat.detect(asked.source, vocabulary.special)
         found = self._templates.get(tools)
         if found is None:
-            vocabulary = self._vocabulary
-            template = ChatTemplate.from_metadata(
+            template: Template = self._go or ChatTemplate.from_metadata(
                 self._metadata,
                 bos=vocabulary.text(vocabulary.bos),
                 eos=vocabulary.text(vocabulary.eos),
@@ -125,6 +139,9 @@ class Prompts:
         if isinstance(prompt, TokenPrompt):
             vocabulary.check(prompt.tokens)
             return list(prompt.tokens)
+        go = self._read(prompt.template, "template") if prompt.template else self._go
+        if go is not None and go.infills:
+            return self._joined(go.render_infill(prompt.prefix, prompt.suffix), [])
         if vocabulary.infill is None:
             raise Unsupported("this model cannot fill in the middle of a text", param="suffix")
         before, after, middle = vocabulary.infill
@@ -133,9 +150,11 @@ class Prompts:
         start = [vocabulary.bos] if vocabulary.add_bos and vocabulary.bos >= 0 else []
         return [*start, before, *head, after, *tail, middle]
 
-    def _chat(self, prompt: ChatPrompt, request: Generation, limit: int) -> tuple[list[int], str]:
+    def _chat(
+        self, template: Template, prompt: ChatPrompt, request: Generation, limit: int
+    ) -> tuple[list[int], str]:
         self._vocabulary.check(prompt.prefix_tokens)
-        tokens, tail = self._render(prompt, prompt.messages)
+        tokens, tail = self._render(template, prompt, prompt.messages)
         if len(tokens) <= limit or not prompt.drop_oldest:
             return tokens, tail
         room = limit - min(limit // 4, request.max_tokens if request.max_tokens is not None else limit)
@@ -144,21 +163,26 @@ class Prompts:
         low, high = 1, len(droppable)
         while low < high:
             middle = (low + high) // 2
-            tokens, tail = self._render(prompt, _without(prompt.messages, droppable[:middle]))
+            tokens, tail = self._render(template, prompt, _without(prompt.messages, droppable[:middle]))
             if len(tokens) <= room:
                 high = middle
             else:
                 low = middle + 1
-        return self._render(prompt, _without(prompt.messages, droppable[:low]))
+        return self._render(template, prompt, _without(prompt.messages, droppable[:low]))
 
-    def _render(self, prompt: ChatPrompt, messages: Sequence[Message]) -> tuple[list[int], str]:
-        template, _ = self._template(tools=bool(prompt.tools))
+    def _render(
+        self, template: Template, prompt: ChatPrompt, messages: Sequence[Message]
+    ) -> tuple[list[int], str]:
         tools = () if prompt.tool_choice.mode == "none" else prompt.tools
         segments = template.render_segments(
             messages, tools=tools, think=prompt.think, continue_final=prompt.continue_final
         )
+        tokens = self._joined(segments, list(prompt.prefix_tokens))
+        return tokens, "".join(segment.text for segment in segments[-3:])[-TAIL:]
+
+    def _joined(self, segments: Sequence[Segment], tokens: list[int]) -> list[int]:
+        """The tokens of a prompt's parts after those that stand before it."""
         vocabulary = self._vocabulary
-        tokens = list(prompt.prefix_tokens)
         # Most templates begin with the text of BOS themselves; a second one spoils the answer.
         if vocabulary.add_bos and vocabulary.bos >= 0 and not tokens:
             bos = vocabulary.text(vocabulary.bos)
@@ -166,7 +190,7 @@ class Prompts:
                 tokens.append(vocabulary.bos)
         for segment in segments:
             tokens += vocabulary.tokenize(segment.text, special=segment.special, bos=False)
-        return tokens, "".join(segment.text for segment in segments[-3:])[-TAIL:]
+        return tokens
 
 
 def shape(form: ChatFormat, prompt: ChatPrompt, asked: Constraint | None, tail: str) -> Constraint | None:

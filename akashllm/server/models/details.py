@@ -7,10 +7,12 @@ llama.cpp's `llama_ftype` for the file types.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from akashllm.gguf import Header, read_header
 from akashllm.server.chat.formats import looks_like_thinking, looks_like_tools
+from akashllm.server.chat.go.chat import capabilities as template_capabilities
 from akashllm.server.domain import Capability, ModelInfo
 
 FILE_TYPES = {
@@ -92,6 +94,20 @@ def capabilities(header: Header) -> tuple[Capability, ...]:
     if looks_like_thinking(template):
         found.append("thinking")
     return tuple(found)
+
+
+def capabilities_with(found: Sequence[Capability], template: str) -> tuple[Capability, ...]:
+    """What a model can do when a Modelfile's TEMPLATE takes the place of its file's own.
+
+    Tools and thinking are the template's then; insert may be the vocabulary's as well.
+    """
+    if "completion" not in found:
+        return tuple(found)
+    able = {*found} - {"tools", "thinking"} | {*template_capabilities(template)}
+    return tuple(one for one in _ORDER if one in able)
+
+
+_ORDER: tuple[Capability, ...] = ("completion", "vision", "tools", "insert", "thinking")
 
 
 def describe(path: Path, name: str) -> ModelInfo:

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Condition, Event, Lock, Thread
 from time import perf_counter
 
-from akashllm.errors import ServiceError
+from akashllm.errors import EngineFailed, ServiceError
 from akashllm.server.domain import ChatPrompt, Done, EngineStats, Generation, InfillPrompt, Sampling, TextPrompt
 from akashllm.server.engines import frames
 from akashllm.server.engines.frames import (
@@ -107,7 +107,7 @@ class Child:
 
         model = Model(order, progress)
         self._model = model
-        self._preparer = Preparer(model)
+        self._preparer = self._prepared(model, order.template)
         self._embedder = Embedder(model)
         scheduler = scheduler_for(model)
         self._warm_up(scheduler)
@@ -116,6 +116,13 @@ class Child:
         self._send(Ready(info=model.info))
         Thread(target=self._read, name="orders", daemon=True).start()
         return model
+
+    @staticmethod
+    def _prepared(model: Model, template: str) -> Preparer:
+        try:
+            return Preparer(model, template)
+        except EngineFailed as error:
+            raise ModelRefused(error.message) from error
 
     def _warm_up(self, scheduler: Scheduler) -> None:
         """One real token, so that ready means ready."""

@@ -11,7 +11,9 @@ from akashllm.errors import AkashllmError
 from akashllm.server.domain import ModelInfo
 from akashllm.server.engines.framed import FramedEngine
 from akashllm.server.engines.frames import Load
-from akashllm.server.models.details import describe
+from akashllm.server.models.details import capabilities_with, describe
+
+_TOOL_TEMPLATE = "tokenizer.chat_template.tool_use"
 
 CHILD = "akashllm.server.engines.llamacpp.child"
 
@@ -23,7 +25,8 @@ class LlamaCppEngine(FramedEngine):
     slots       sequences decoded at the same time
     cache       tokens the key-value cache holds in all; 0: a context for every slot, less if memory is short
     threads     0: what this process may use;  gpu_layers: -1 for all
-    template    a Go template instead of the file's own
+    template    a Modelfile's TEMPLATE, in Go's syntax, instead of the file's own: it is what the model can do
+                that `info.capabilities` tells then
     adapters    LoRA files;  projector: a file that turns images into tokens
     watchdog    seconds of silence after which the child is taken for dead
     """
@@ -59,16 +62,28 @@ class LlamaCppEngine(FramedEngine):
             adapters=tuple(str(path) for path in adapters),
             projector=str(projector or ""),
         )
-        info = _from_file(Path(model_path), name)
+        self._template = template or ""
+        info = self._with_template(_from_file(Path(model_path), name))
         self._described = bool(info.family)
         super().__init__("llamacpp", CHILD, order, info, watchdog=watchdog)
 
     def _loaded(self, info: ModelInfo) -> ModelInfo:
         """What the file says, which keeps its types, with what only the child knows."""
         if not self._described:
-            return info
+            return self._with_template(info)
         return msgspec.structs.replace(
             self.info, context=info.context, slots=info.slots, memory=info.memory, vram=info.vram
+        )
+
+    def _with_template(self, info: ModelInfo) -> ModelInfo:
+        """What the model is with the template that replaces its own."""
+        if not self._template:
+            return info
+        return msgspec.structs.replace(
+            info,
+            chat_template=self._template,
+            capabilities=capabilities_with(info.capabilities, self._template),
+            metadata={key: value for key, value in info.metadata.items() if key != _TOOL_TEMPLATE},
         )
 
 

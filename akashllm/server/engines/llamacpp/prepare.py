@@ -21,10 +21,11 @@ from akashllm.server.engines.prompts import Prompts, check, shape
 class Preparer:
     """Makes jobs for one model. Every method may be called from any thread."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, template: str = "") -> None:
+        """`template`, a Modelfile's in Go's syntax, takes the place of the model's own."""
         self._model = model
         self._vocabulary = model.vocabulary
-        self._prompts = Prompts(model.vocabulary, model.metadata)
+        self._prompts = Prompts(model.vocabulary, model.metadata, template)
         self.constraints = Constraints(model.vocabulary)
         self._pieces: dict[frozenset[str], list[bytes]] = {}
 

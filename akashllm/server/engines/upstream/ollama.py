@@ -66,7 +66,7 @@ class OllamaDialect:
         must: Sequence[Tool] = ()
         path = "/api/generate"
         match prompt:
-            case ChatPrompt() if request.want_context or prompt.prefix_tokens:
+            case ChatPrompt() if request.want_context or prompt.prefix_tokens or prompt.template:
                 body |= _spoken(prompt)
             case ChatPrompt():
                 path = "/api/chat"
@@ -76,6 +76,8 @@ class OllamaDialect:
                 body |= {"prompt": prompt.text, "raw": True}
             case InfillPrompt():
                 body |= {"prompt": prompt.prefix, "suffix": prompt.suffix}
+                if prompt.template:
+                    body["template"] = prompt.template
             case _:
                 raise Unsupported(
                     "Ollama takes no token ids: send the prompt as text", param="prompt", hint="send a string"
@@ -185,12 +187,16 @@ def _spoken(prompt: ChatPrompt) -> dict[str, Any]:
     """The fields of `/api/generate`: what was asked there, perhaps with a system message and a `context`."""
     *before, last = prompt.messages
     if any(message.role != "system" for message in before) or last.role != "user":
-        raise Unsupported("Ollama has a context for single prompts only", param="context", hint="send messages")
+        raise Unsupported(
+            "Ollama has a context and a template for single prompts only", param="context", hint="send messages"
+        )
     body: dict[str, Any] = {"prompt": last.content}
     if before:
         body["system"] = "\n\n".join(message.content for message in before)
     if last.images:
         body["images"] = _images(last)
+    if prompt.template:
+        body["template"] = prompt.template
     if prompt.prefix_tokens:
         body["context"] = list(prompt.prefix_tokens)
     return body

@@ -35,6 +35,11 @@ class OpenAIDialect:
     def ask(self, request: Generation) -> Asked:
         """A chat where there are messages, else a completion."""
         prompt = request.prompt
+        if isinstance(prompt, ChatPrompt | InfillPrompt) and prompt.template:
+            raise Unsupported(
+                "the upstream takes no template: leave it out, or send a rendered prompt with raw set to true",
+                param="template",
+            )
         if isinstance(prompt, InfillPrompt) and self._known.flavour == "llamacpp":
             body = openai_requests.infill(request, prompt, self._known)
             return Asked(

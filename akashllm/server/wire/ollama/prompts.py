@@ -26,7 +26,8 @@ def generation(request: GenerateRequest, info: ModelInfo, *, ident: str, model: 
 
     Raises `Unsupported` for what the model cannot do, in Ollama's words where Ollama has some.
     """
-    missing = _missing(info, completion=True, insert=bool(request.suffix and not request.raw))
+    infill = bool(request.suffix and not request.raw and not request.template)
+    missing = _missing(info, completion=True, insert=infill)
     if "completion" in missing:
         raise Unsupported(f'"{request.model}" does not support generate', param="model")
     _refuse_missing(request.model, missing)
@@ -36,20 +37,15 @@ def generation(request: GenerateRequest, info: ModelInfo, *, ident: str, model: 
         if request.images:
             raise Unsupported("raw mode does not support images: send them with a chat instead", param="images")
         prompt = TextPrompt(text=request.prompt)
-    elif request.template:
-        raise Unsupported(
-            "a template in the request is not supported: leave it out and the model's own is used, "
-            "or send a prompt you have rendered yourself with raw set to true",
-            param="template",
-        )
     elif request.suffix:
-        prompt = InfillPrompt(prefix=request.prompt, suffix=request.suffix)
+        prompt = InfillPrompt(prefix=request.prompt, suffix=request.suffix, template=request.template)
     else:
         system = (Message(role="system", content=request.system),) if request.system else ()
         user = Message(role="user", content=request.prompt, images=request.images)
         prompt = ChatPrompt(
             messages=(*system, user),
             think=_thinking(request, info),
+            template=request.template,
             prefix_tokens=_context(request.context, info),
         )
     return _generation(request, prompt, info, ident, model, want_context=not request.raw)
