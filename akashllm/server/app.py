@@ -8,6 +8,7 @@ import logging
 import re
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from starlette.responses import JSONResponse, Response
 
 from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
 from akashllm.names import admit
-from akashllm.server.api import chat_page, ollama, openai, ops, store
-from akashllm.server.engine import Engine
+from akashllm.server.api import audio, chat_page, ollama, openai, ops, store
+from akashllm.server.engine import Engine, Transcriber
+from akashllm.server.fetching import model_path
 from akashllm.server.fleet import make_runtime
 from akashllm.server.guard.auth import require_key
 from akashllm.server.guard.dialect import dialect_of, error_response
 from akashllm.server.guard.edge import Edge
+from akashllm.server.hearing import Hearing, served_name
 from akashllm.server.models.identity import ModelFile
 from akashllm.server.models.registry import Registries
 from akashllm.server.models.store import ModelStore
+from akashllm.server.runtime import Runtime
 from akashllm.server.settings import Settings
 from akashllm.version import __version__
 
@@ -39,11 +43,11 @@ _NOT_ALLOWED = 405
 _CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-ID"]
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
-    """The service over `engine`.
+def create_app(settings: Settings, engine: Engine, transcriber: Transcriber | None = None) -> FastAPI:
+    """The service over `engine`, and over `transcriber` for what is said, if `engine` is none itself.
 
-    `app.state` has `runtime`, `settings`, `model_file` (who the deployed model is), `store` (or None) and
-    `registries`.
+    `app.state` has `runtime`, `settings`, `model_file` (who the deployed model is), `store`, `hearing` (or
+    None) and `registries`.
 
     The model begins to load when the application starts and the application does not wait for it: the port
     answers first. When the application ends it closes the engine.
@@ -51,15 +55,20 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     admit(settings.registries)
     models = ModelStore(Path(settings.models)) if settings.models else None
     runtime = make_runtime(settings, engine, store=models)
+    hearing = _hearing(settings, runtime, transcriber)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
         runtime.start()
+        if hearing is not None:
+            hearing.start()
         pruning = asyncio.ensure_future(asyncio.to_thread(_prune, models, settings))
         try:
             yield
         finally:
+            if hearing is not None:
+                await hearing.close()
             await runtime.close()
             await pruning
 
@@ -75,8 +84,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     )
     app.state.settings = settings
     app.state.runtime = runtime
-    app.state.model_file = ModelFile(settings.model_file, runtime.serves()[0])
+    app.state.model_file = ModelFile(partial(model_path, settings, engine), runtime.serves()[0])
     app.state.store = models
+    app.state.hearing = hearing
     app.state.registries = Registries(settings.registries, settings.registry_mirrors, settings.registry_auth)
     app.state.stopping = False
     app.include_router(ops.router)
@@ -86,6 +96,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(store.openai, prefix=prefix)
         app.include_router(openai.router, prefix=prefix)
+        app.include_router(audio.router, prefix=prefix)
     if settings.docs:
         app.include_router(_description(app))
     app.add_exception_handler(ServiceError, _answer)
@@ -101,6 +112,15 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         )
     app.add_middleware(Edge, settings=settings, metrics=runtime.metrics)
     return app
+
+
+def _hearing(settings: Settings, runtime: Runtime, transcriber: Transcriber | None) -> Hearing | None:
+    """Who transcribes: an engine of its own, or the only one if it can."""
+    if transcriber is not None:
+        return Hearing(transcriber, settings, served_name(settings), own=True)
+    if isinstance(runtime.engine, Transcriber):
+        return Hearing(runtime.engine, settings, runtime.serves()[0], own=False)
+    return None
 
 
 def _prune(models: ModelStore | None, settings: Settings) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from akashllm.errors import BadName, UsageError
+from akashllm.server.domain import ModelInfo
+from akashllm.server.engine import Engine
+from akashllm.server.engines.fetched import FetchedEngine
 from akashllm.server.models.hub import Hub
 from akashllm.server.models.origin import Origin, parse_origin
 from akashllm.server.models.weights import Choice, HubWeights, UrlWeights, Weights
@@ -18,9 +22,22 @@ def weights_for(settings: Settings, *, choice: Choice = "gguf") -> Weights | Non
     choice      what of a repository is needed: `folder` for vLLM, `vision` with an image projector
     Raises `UsageError` for a name that means nothing.
     """
-    if settings.weights or settings.model_file.exists():
+    return None if settings.weights else weights_of(settings.model, settings, choice=choice)
+
+
+def fetched(
+    settings: Settings, build: Callable[[Path], Engine], *, name: str, choice: Choice = "gguf"
+) -> FetchedEngine | None:
+    """The engine that `build` makes once the weights are here; None where they are on this machine anyway."""
+    weights = weights_for(settings, choice=choice)
+    if weights is None:
         return None
-    return weights_of(settings.model, settings, choice=choice)
+    return FetchedEngine(weights, build, name=name, info=ModelInfo(name=settings.served_name))
+
+
+def model_path(settings: Settings, engine: Engine) -> Path | None:
+    """The deployed model's file or folder, if it is here now."""
+    return engine.file if isinstance(engine, FetchedEngine) else settings.model_file
 
 
 def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Weights | None:
@@ -55,6 +72,8 @@ def data_folder(settings: Settings) -> Path:
 
 
 def _of_library(origin: Origin) -> Weights | None:
+    if Path(origin.name).exists():
+        return None
     raise UsageError(
         f"{origin.name} is neither a file here nor a repository",
         hint=f"set {PREFIX}MODEL to a path, hf.co/org/repo:QUANT or the address of a file; names of Ollama's "

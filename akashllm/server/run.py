@@ -13,17 +13,21 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from akashllm.errors import AkashllmError, MissingExtra, UsageError
-from akashllm.server import logs
+from akashllm.server import logs, vllm
 from akashllm.server.app import create_app
 from akashllm.server.connection import patient
-from akashllm.server.engine import Engine
+from akashllm.server.engine import Engine, Transcriber
+from akashllm.server.fetching import fetched
 from akashllm.server.fleet import configured_model, read_settings
+from akashllm.server.hearing import served_name
 from akashllm.server.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
@@ -37,8 +41,8 @@ def main() -> int:
     """Serve as the environment says; 0 after a signal, 2 if the settings are not usable."""
     try:
         settings = read_settings(os.environ)
-        for name in _SECRETS:
-            os.environ.pop(PREFIX + name, None)
+        for name in (*(PREFIX + name for name in _SECRETS), "HF_TOKEN"):
+            os.environ.pop(name, None)
         serve(settings)
     except AkashllmError as error:
         sys.stderr.write(f"akashllm: {error.message}\n")
@@ -57,7 +61,7 @@ def serve(settings: Settings, *, started: Callable[[str], None] | None = None) -
     engine = build_engine(settings)
     listener = listen(settings.host, settings.port)
     try:
-        server = Server(settings, engine)
+        server = Server(settings, engine, transcriber=build_transcriber(settings))
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(server.until_stopped(listener, started))
     finally:
@@ -68,6 +72,11 @@ def build_engine(settings: Settings) -> Engine:
     """The engine the settings name, not loaded yet."""
     if settings.engine in {"ollama", "upstream"}:
         return _build_remote(settings)
+    if settings.engine == "whisper":
+        return _build_whisper(settings, settings.weights or settings.model, settings.served_name)
+    if settings.engine == "vllm":
+        coming = fetched(settings, partial(vllm.build, settings), name="vllm", choice="folder")
+        return coming or vllm.build_local(settings)
     if importlib.util.find_spec("llama_cpp") is None:
         raise MissingExtra(
             "the llama.cpp engine is not installed", hint="install it: pip install 'akashllm[llamacpp]'"
@@ -77,21 +86,43 @@ def build_engine(settings: Settings) -> Engine:
     described = configured_model(settings)
     if described is not None:
         return described.build()
-    if not settings.model_file.is_file():
+    chosen: dict[str, Any] = {"batch": settings.batch} if settings.batch else {}
+
+    def build(path: Path) -> Engine:
+        return LlamaCppEngine(
+            path,
+            name=settings.served_name,
+            context=settings.context,
+            slots=settings.concurrency,
+            threads=settings.threads,
+            gpu_layers=settings.gpu_layers,
+            **chosen,
+        )
+
+    engine = fetched(settings, build, name="llamacpp")
+    if engine is None and not settings.model_file.is_file():
         raise UsageError(
             f"there is no model file at {settings.model_file}",
             hint=f"set {PREFIX}MODEL to the path of a GGUF file, or to tiny for the bundled model",
         )
-    chosen: dict[str, Any] = {"batch": settings.batch} if settings.batch else {}
-    return LlamaCppEngine(
-        settings.model_file,
-        name=settings.served_name,
-        context=settings.context,
-        slots=settings.concurrency,
-        threads=settings.threads,
-        gpu_layers=settings.gpu_layers,
-        **chosen,
-    )
+    return engine or build(settings.model_file)
+
+
+def build_transcriber(settings: Settings) -> Transcriber | None:
+    """The engine for speech beside the other one, if the settings name a model for it."""
+    if not settings.transcribe_model:
+        return None
+    return _build_whisper(settings, settings.transcribe_model, served_name(settings))
+
+
+def _build_whisper(settings: Settings, model: str, name: str) -> Transcriber:
+    if importlib.util.find_spec("faster_whisper") is None:
+        raise MissingExtra(
+            "the Whisper engine is not installed", hint="install it: pip install 'akashllm[whisper]'"
+        )
+    from akashllm.server.engines.whisper.engine import WhisperEngine
+
+    return WhisperEngine(model, name=name, threads=settings.threads, gpu_layers=settings.gpu_layers)
 
 
 def _build_remote(settings: Settings) -> Engine:
@@ -155,8 +186,10 @@ class Server(uvicorn.Server):
     closed; here a signal only asks for the end, and the end comes after the engine's.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, *, pure: bool = False) -> None:
-        self.app: FastAPI = create_app(settings, engine)
+    def __init__(
+        self, settings: Settings, engine: Engine, *, transcriber: Transcriber | None = None, pure: bool = False
+    ) -> None:
+        self.app: FastAPI = create_app(settings, engine, transcriber)
         self._url = ""
         self._announce: Callable[[str], None] | None = None
         super().__init__(

@@ -20,6 +20,7 @@ from akashllm.errors import BadModelFile, ModelNotFound, ServiceError
 from akashllm.gguf import Header, read_header
 from akashllm.names import ModelName
 from akashllm.server import streaming
+from akashllm.server.defaults import said_in
 from akashllm.server.domain import Delta, Done, Event, Finish, Generation, ModelInfo
 from akashllm.server.guard.body import read_json
 from akashllm.server.models.described import described, header_of
@@ -29,7 +30,6 @@ from akashllm.server.models.stored import StoredModel
 from akashllm.server.resident import Resident
 from akashllm.server.runtime import Runtime
 from akashllm.server.served import Served
-from akashllm.server.settings import Settings
 from akashllm.server.wire.ollama import catalogue, prompts, requests, responses, shelf
 from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest, ShowRequest
 
@@ -129,13 +129,15 @@ async def show(request: Request) -> Response:
 async def generate(request: Request) -> Response:
     """A completion of a prompt; without a prompt, load or unload the model."""
     start = time.perf_counter_ns()
-    asked = requests.generate(await read_json(request, "ollama"))
+    body = await read_json(request, "ollama")
+    asked = requests.generate(body)
     served = await _served(_runtime(request), asked.model, f"model '{asked.model}' not found")
     answer = responses.Answer(asked.model, start, chat=False)
     ident = _ident(request)
 
     def prepare(info: ModelInfo) -> Generation:
-        return prompts.generation(asked, info, ident=ident, model=served.name)
+        generation = prompts.generation(asked, info, ident=ident, model=served.name)
+        return served.defaults.apply(generation, said_in(body.get("options")), chat=False)
 
     if not asked.prompt:
         return await _load(request, served.resident, asked, answer, prepare)
@@ -146,13 +148,15 @@ async def generate(request: Request) -> Response:
 async def chat(request: Request) -> Response:
     """The next message of a conversation; without messages, load or unload the model."""
     start = time.perf_counter_ns()
-    asked = requests.chat(await read_json(request, "ollama"))
+    body = await read_json(request, "ollama")
+    asked = requests.chat(body)
     served = await _served(_runtime(request), asked.model, f"model '{asked.model}' not found")
     answer = responses.Answer(asked.model, start, chat=True)
     ident = _ident(request)
 
     def prepare(info: ModelInfo) -> Generation:
-        return prompts.conversation(asked, info, ident=ident, model=served.name)
+        generation = prompts.conversation(asked, info, ident=ident, model=served.name)
+        return served.defaults.apply(generation, said_in(body.get("options")))
 
     if not asked.messages:
         return await _load(request, served.resident, asked, answer, prepare)
@@ -328,9 +332,9 @@ def _ident(request: Request) -> str:
 
 def _file(request: Request) -> Path | None:
     """The model's file on this machine, if the model is a file."""
-    settings: Settings = request.app.state.settings
-    path = settings.model_file
-    return path if path.exists() else None
+    state = request.app.state
+    path: Path | None = state.model_file.path if hasattr(state, "model_file") else state.settings.model_file
+    return path if path is not None and path.exists() else None
 
 
 async def _identity(request: Request) -> Identity:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,11 +38,16 @@ class ModelFile:
     proves nothing.
     """
 
-    def __init__(self, path: Path | None, name: str) -> None:
-        self.path = path
+    def __init__(self, path: Path | Callable[[], Path | None] | None, name: str) -> None:
+        self._path = path
         self._name = name
         self._known: Identity | None = None
         self._lock = asyncio.Lock()
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is now: weights that have to be fetched first are not there at the start."""
+        return self._path() if callable(self._path) else self._path
 
     async def identity(self) -> Identity:
         """Who it is now. A file that cannot be read, or none at all, is identified by the name alone."""
@@ -50,16 +56,17 @@ class ModelFile:
             return self._known
 
     def _identify(self) -> Identity:
+        path = self.path
         try:
-            found = self.path.stat() if self.path is not None else None
+            found = path.stat() if path is not None else None
         except OSError:
             found = None
-        if self.path is None or found is None:
+        if path is None or found is None:
             return Identity(_manifest(Sha256.of(self._name.encode()), 0), 0, 0)
         known = self._known
         if known is not None and (known.modified, known.size) == (found.st_mtime_ns, found.st_size):
             return known
-        layer = self._layer(self.path, found)
+        layer = self._layer(path, found)
         return Identity(_manifest(layer, found.st_size), found.st_mtime_ns, found.st_size)
 
     def _layer(self, path: Path, found: os.stat_result) -> Sha256:

@@ -9,7 +9,7 @@
     https://host/path/m.gguf[#sha256=HEX]        a file behind an address
     llama3.2:1b                                  a name of Ollama's library
 
-The hub's host may be written hf.co or huggingface.co. `REVISION` is a branch, a tag or a commit.
+The hub's host may be written hf.co/, huggingface.co/ or hf://. `REVISION` is a branch, a tag or a commit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from akashllm.names import ModelName
 Kind = Literal["local", "hub", "url", "library"]
 
 _HUB = re.compile(
-    r"(?:https?://)?(?:hf\.co|huggingface\.co)/(?P<repository>[^/:@#?]+/[^/:@#?]+)(?:@(?P<revision>[^/:@#?]+))?"
+    r"(?:hf://|(?:https?://)?(?:hf\.co|huggingface\.co)/)(?P<repository>[^/:@#?]+/[^/:@#?]+)(?:@(?P<revision>[^/:@#?]+))?"
     r"(?:/(?P<file>[^:@#?]+)|:(?P<quant>[^/:@#?]+))?"
 )
 _ADDRESS = re.compile(
