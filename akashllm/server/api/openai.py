@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from akashllm.errors import BadRequest, ContextOverflow, ModelNotFound, ServiceError
 from akashllm.server.api.merging import merge
+from akashllm.server.defaults import NOTHING, said_by
 from akashllm.server.domain import Event
 from akashllm.server.guard.body import read_json
-from akashllm.server.resident import Resident
 from akashllm.server.models.store import ModelStore
+from akashllm.server.resident import Resident
 from akashllm.server.runtime import Runtime
 from akashllm.server.served import Served
 from akashllm.server.streaming import sse, whole
@@ -28,13 +30,14 @@ from akashllm.server.wire.openai.reading import Fields
 router = APIRouter(tags=["openai"])
 
 _STARTED = int(time.time())
+_Call = TypeVar("_Call", bound=wire.Call)
 
 
 def _runtime(request: Request) -> Runtime:
     return cast("Runtime", request.app.state.runtime)
 
 
-async def _asked(request: Request) -> tuple[Mapping[str, Any], Resident, dict[str, Any]]:
+async def _asked(request: Request) -> tuple[Mapping[str, Any], Served, dict[str, Any]]:
     """The body, the model, and what every reader needs of one: its name as typed and as served, what it is.
 
     A request without a model means the one that is served.
@@ -43,7 +46,7 @@ async def _asked(request: Request) -> tuple[Mapping[str, Any], Resident, dict[st
     body = await read_json(request, "openai")
     typed = Fields(body).string("model") or short(runtime.serves()[0])
     served = await _find(runtime, typed)
-    return body, served.resident, {"name": typed, "model": served.name, "info": served.resident.info}
+    return body, served, {"name": typed, "model": served.name, "info": served.resident.info}
 
 
 async def _find(runtime: Runtime, name: str) -> Served:
@@ -57,9 +60,9 @@ async def _find(runtime: Runtime, name: str) -> Served:
 @router.post("/chat/completions", summary="Answer a chat")
 async def chat_completions(request: Request) -> Response:
     """A `chat.completion`, or with `stream` a series of `chat.completion.chunk`."""
-    body, resident, asked = await _asked(request)
-    call = wire.read_chat(body, **asked)
-    events = _events(resident, call, "messages")
+    body, served, asked = await _asked(request)
+    call = _with_defaults(wire.read_chat(body, **asked), served, body)
+    events = _events(served.resident, call, "messages")
     if call.stream:
         return sse(request, _frames(wire.ChatStream(call), events), error=wire.error_event)
 
@@ -72,10 +75,10 @@ async def chat_completions(request: Request) -> Response:
 @router.post("/completions", summary="Continue a raw prompt")
 async def completions(request: Request) -> Response:
     """A `text_completion`, or with `stream` a series of them."""
-    body, resident, asked = await _asked(request)
-    call = wire.read_completion(body, **asked)
-    texts = await _prompt_texts(resident, call)
-    events = _events(resident, call, "prompt")
+    body, served, asked = await _asked(request)
+    call = _with_defaults(wire.read_completion(body, **asked), served, body)
+    texts = await _prompt_texts(served.resident, call)
+    events = _events(served.resident, call, "prompt")
     if call.stream:
         return sse(request, _frames(wire.CompletionStream(call, texts), events), error=wire.error_event)
 
@@ -88,12 +91,12 @@ async def completions(request: Request) -> Response:
 @router.post("/embeddings", summary="Embed texts")
 async def embeddings(request: Request) -> Response:
     """One vector an input."""
-    body, resident, asked = await _asked(request)
+    body, served, asked = await _asked(request)
     call = wire.read_embedding(body, **asked)
 
     async def answer() -> bytes:
         with _blaming({"prompt": "input"}):
-            return wire.embedding_answer(call, await resident.embed(call.embedding))
+            return wire.embedding_answer(call, await served.resident.embed(call.embedding))
 
     return await whole(request, answer(), error=wire.error_body)
 
@@ -116,6 +119,15 @@ async def retrieve_model(request: Request, name: str) -> Response:
     runtime = _runtime(request)
     served = await _find(runtime, name)
     return _json(wire.model_answer(name, _created(runtime), served.resident.info.context))
+
+
+def _with_defaults(call: _Call, served: Served, body: Mapping[str, Any]) -> _Call:
+    """The call with what the model's author wants where the client says nothing."""
+    if served.defaults is NOTHING:
+        return call
+    said = said_by(body)
+    generations = tuple(served.defaults.apply(generation, said) for generation in call.generations)
+    return msgspec.structs.replace(call, generations=generations)
 
 
 def _json(body: bytes) -> Response:
