@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from akashllm.server.defaults import NOTHING, Defaults
 from akashllm.server.domain import Message
 from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 from akashllm.server.engines.llamacpp.memory import choose_context
 from akashllm.server.library import Measured, Offer
 from akashllm.server.models.footprint import footprint
-from akashllm.server.served import NOTHING, Defaults
 from akashllm.server.settings import Settings
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from akashllm.names import ModelName
 from akashllm.server.building import Builder, Files
 from akashllm.server.config import Config, ConfiguredModel
+from akashllm.server.defaults import Defaults
 from akashllm.server.library import Offer
-from akashllm.server.served import Defaults
 
 
 class Configured:

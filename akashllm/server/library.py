@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from akashllm.names import ModelName
+from akashllm.server.defaults import NOTHING, Defaults
 from akashllm.server.domain import Message
 from akashllm.server.engine import Engine
-from akashllm.server.served import NOTHING, Defaults
 
 
 class Measured(NamedTuple):

@@ -12,6 +12,7 @@ from typing import cast
 from akashllm.errors import BadName, BadRequest, ModelNotFound, ServiceError
 from akashllm.names import ModelName
 from akashllm.server.admission import Admission
+from akashllm.server.defaults import NOTHING
 from akashllm.server.domain import Embedding, Embeddings, EngineStats, Event, Generation
 from akashllm.server.engine import Engine
 from akashllm.server.health import Health
@@ -19,7 +20,7 @@ from akashllm.server.library import Library, Offer
 from akashllm.server.metrics import Metrics, Snapshot
 from akashllm.server.resident import Resident
 from akashllm.server.room import Room
-from akashllm.server.served import NOTHING, Served
+from akashllm.server.served import Served
 from akashllm.server.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from akashllm.server.domain import Message
+from akashllm.server.defaults import NOTHING, Defaults
 from akashllm.server.resident import Resident
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
-    """What holds for a model where a request says nothing: a Modelfile's or a configuration's words.
-
-    parameters   option names of Ollama (`temperature`, `stop`, `num_predict`, ...), values as JSON has them
-    messages     put before those of a chat
-    """
-
-    system: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    messages: tuple[Message, ...] = ()
-
-
-NOTHING = Defaults()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

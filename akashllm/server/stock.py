@@ -8,10 +8,10 @@ from typing import Any, Protocol
 from akashllm.errors import ModelNotFound
 from akashllm.names import ModelName
 from akashllm.server.building import Builder, Files
+from akashllm.server.defaults import Defaults
 from akashllm.server.domain import Message
 from akashllm.server.library import Offer
 from akashllm.server.models.stored import StoredModel
-from akashllm.server.served import Defaults
 
 
 class Store(Protocol):

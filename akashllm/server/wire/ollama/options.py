@@ -148,7 +148,9 @@ DEFAULTS = Sampling(
 )
 """Ollama's native defaults since 0.32.10."""
 
-_SAMPLERS = (
+SAMPLERS = (
+    "top_k",
+    "seed",
     "top_p",
     "min_p",
     "typical_p",
@@ -162,6 +164,7 @@ _SAMPLERS = (
     "mirostat_eta",
     "penalize_newline",
 )
+"""The options that are sampler settings, each of the same name in `Sampling`."""
 
 MIN_CONTEXT = 4
 """Tokens; Ollama raises a smaller `num_ctx` to this."""
@@ -189,11 +192,11 @@ def choose(options: dict[str, Any]) -> Chosen:
         for name, value in options.items()
         if value is not None and name in _BY_NAME
     }
-    changed = {name: values[name] for name in _SAMPLERS if name in values}
+    changed = {name: values[name] for name in SAMPLERS if name in values}
     if "top_k" in values:
         changed["top_k"] = max(values["top_k"], 0)
-    if values.get("seed", -1) >= 0:
-        changed["seed"] = values["seed"]
+    if values.get("seed", 0) < 0:
+        changed["seed"] = None
     predict, context = values.get("num_predict", -1), values.get("num_ctx", 0)
     return Chosen(
         sampling=msgspec.structs.replace(DEFAULTS, **changed) if changed else DEFAULTS,
