@@ -106,12 +106,12 @@ def test_a_key_in_the_fragment_reaches_no_server_as_an_address(page: Tab, servic
 def test_an_answer_streams_and_the_next_question_has_a_past(page: Tab) -> None:
     """A question, its answer with a rate, another question: the second request carries all three turns."""
     ask(page, "What is the capital of France?")
-    page.until("document.querySelector('.assistant .meta')")
+    page.until("running === null && document.querySelector('.assistant .meta')")
     assert "Paris" in page.js("document.querySelector('.assistant .text').textContent")
     assert re.search(r"\d+ tokens, [\d.]+ a second", page.js("document.querySelector('.meta').textContent"))
 
     ask(page, "What is <img src=x onerror=alert(1)> 7 + 8?")
-    page.until("document.querySelectorAll('.assistant .meta').length === 2")
+    page.until("running === null && document.querySelectorAll('.assistant .meta').length === 2")
     assert page.js("document.querySelectorAll('.user .text').length") == 2
     assert page.js("document.querySelectorAll('#log img').length") == 0
     assert page.js("turns.map(one => one.role).join()") == "user,assistant,user,assistant"
@@ -129,7 +129,7 @@ def test_stop_ends_the_generation_at_the_service_too(page: Tab, service_url: str
         "}).observe(log, {subtree: true, childList: true, characterData: true})"
     )
     ask(page, "Once upon a time")
-    page.until("document.querySelector('.assistant .meta')")
+    page.until("running === null && document.querySelector('.assistant .meta')")
 
     assert page.js("document.querySelector('.meta').textContent") == "stopped"
     assert page.js("shown && stop.hidden")
