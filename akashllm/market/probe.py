@@ -23,15 +23,20 @@ _STATES: dict[str, HealthState] = {
 _MAX_BYTES = 64 << 10
 _CONNECT, _READ = 3.0, 10.0
 _MAX_REASON = 500
+_MAX_REVISION = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a service says of itself. `percent` is how much of the model is loaded; `reason` is untrusted."""
+    """What a service says of itself. `percent` is how much of the model is loaded; `reason` is untrusted.
+
+    revision   what it was last updated to; empty where it was not, or does not tell
+    """
 
     state: HealthState
     percent: float | None = None
     reason: str = ""
+    revision: str = ""
 
 
 def probe(url: str, key: str | None = None) -> Health:
@@ -77,7 +82,12 @@ def _health(status: int, body: bytes) -> Health:
     if not isinstance(data, dict):
         return Health("unknown", reason=f"/health answers {status} with JSON of another shape")
     state = _STATES.get(str(data.get("status") or data.get("state")), "unknown")
-    return Health(state, _percent(data.get("percent")), str(data.get("reason") or "")[:_MAX_REASON])
+    return Health(
+        state,
+        _percent(data.get("percent")),
+        str(data.get("reason") or "")[:_MAX_REASON],
+        str(data.get("revision") or "")[:_MAX_REVISION],
+    )
 
 
 def _percent(value: Any) -> float | None:

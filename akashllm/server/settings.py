@@ -119,6 +119,9 @@ class Settings:
         "folder where fetched weights are kept, a persistent volume; empty: in the user's cache folder",
         example="/data",
     )
+    download_timeout: float = _setting(
+        30.0, duration(0.001), "longest silence of a server that weights come from", unit="s"
+    )
     hf_token: str | None = _secret(
         "a token of the Hugging Face hub, for gated and private repositories; sent nowhere else. "
         "`HF_TOKEN_FILE` names a file that holds it instead",
@@ -260,6 +263,13 @@ class Settings:
     )
     transcribe_name: str = _setting(
         "", text(), "name it is served under; empty: from TRANSCRIBE_MODEL. `whisper-1` always names it as well"
+    )
+
+    revision: str = _setting(
+        "",
+        text(),
+        "what `/health` shows as `revision`: `akashllm update` sets it, to know an old container from a new one",
+        example="3f2a91c04b7e",
     )
 
     queue: int = _setting(

@@ -249,3 +249,12 @@ async def test_health_is_whether_a_request_would_be_answered(state: State, statu
         assert (
             json.loads((await client.get("/", headers={"Accept": "application/json"})).text)["status"] == state
         )
+
+
+async def test_health_tells_which_revision_runs() -> None:
+    """What an update has set shows to anyone; without it nothing does."""
+    async with serving(ScriptedEngine(), revision="3f2a91c04b7e") as service, service.client() as client:
+        await until(lambda: service.runtime.health.ready)
+        assert (await health(client))[1]["revision"] == "3f2a91c04b7e"
+    async with serving(ScriptedEngine()) as service, service.client() as client:
+        assert "revision" not in (await health(client))[1]

@@ -64,6 +64,8 @@ async def health(request: Request) -> Response:
     name = _runtime(request).serves()[0]
     detailed = bool(request.app.state.settings.keys) and authorised(request)
     body = state.private(name) if detailed else state.public(name)
+    if revision := request.app.state.settings.revision:
+        body["revision"] = revision
     return _json(body, status=200 if state.ready else 503, headers={"cache-control": "no-store"})
 
 
