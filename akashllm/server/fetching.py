@@ -12,6 +12,7 @@ from akashllm.server.engine import Engine
 from akashllm.server.engines.fetched import FetchedEngine
 from akashllm.server.models.hub import Hub
 from akashllm.server.models.origin import Origin, parse_origin
+from akashllm.server.models.source import Patience
 from akashllm.server.models.weights import Choice, HubWeights, UrlWeights, Weights
 from akashllm.server.settings import PREFIX, Settings
 
@@ -51,7 +52,7 @@ def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Wei
         case "hub":
             return HubWeights(hub_of(settings), origin, root, choice)
         case "url":
-            return UrlWeights(origin, root)
+            return UrlWeights(origin, root, patience=_patience(settings))
         case "library":
             return _of_library(origin)
         case "local":
@@ -60,7 +61,12 @@ def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Wei
 
 def hub_of(settings: Settings) -> Hub:
     """The hub of the settings, with their token."""
-    return Hub(endpoint=settings.hf_endpoint, token=settings.hf_token)
+    return Hub(endpoint=settings.hf_endpoint, token=settings.hf_token, patience=_patience(settings))
+
+
+def _patience(settings: Settings) -> Patience:
+    """More than a request has: nothing works before the weights are here."""
+    return Patience(attempts=8, read=settings.download_timeout)
 
 
 def data_folder(settings: Settings) -> Path:

@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 10_000
 """Bytes from which a file is kept apart (Git LFS), which gives it a sha256 and a redirect."""
 
-_API = re.compile(r"/api/models/(?P<name>[^/]+/[^/]+)/revision/(?P<revision>[^/?]+)\?blobs=true")
+_API = re.compile(r"/api/models/(?P<name>[^/]+/[^/?]+)(?:/revision/(?P<revision>[^/?]+))?\?blobs=true")
 _RESOLVE = re.compile(r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>[^?]+)")
 
 
@@ -75,7 +75,8 @@ class HubServer:
             if repository.gated:
                 return _refuse(403 if token else 401, "GatedRepo")
             return _refuse(404 if token else 401, "RepoNotFound")
-        commit = repository.revisions.get(found["revision"], found["revision"])
+        revision = found["revision"] or "main"
+        commit = repository.revisions.get(revision, revision)
         files = repository.commits.get(commit)
         if files is None:
             return _refuse(404, "RevisionNotFound")

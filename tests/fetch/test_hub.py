@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from akashllm.errors import AkashllmError, DigestMismatch, DownloadFailed, UnknownModel
-from akashllm.server.models import snapshot as snapshot_module
 from akashllm.server.models.hub import Hub
 from akashllm.server.models.origin import parse_origin
 from akashllm.server.models.snapshot import Snapshots
 from akashllm.server.models.weights import Choice, HubWeights, UrlWeights
-from akashllm.testing.files import Fault, FileServer
+from akashllm.testing.files import Asked, Fault, FileServer
 from akashllm.testing.hub import COMMIT, HubServer, running_hub
 from tests.fetch.conftest import SOON, content
 
@@ -266,7 +267,11 @@ async def test_a_small_file_that_is_not_what_is_listed(hub: HubServer, tmp_path:
 )
 async def test_a_hub_that_is_none(hub: HubServer, tmp_path: Path, body: bytes) -> None:
     """An endpoint that answers something else is told, whatever it says."""
-    hub.front.judge = lambda asked: hub.front.put(asked.path.partition("?")[0], body) and None
+
+    def judge(asked: Asked) -> None:
+        hub.front.put(asked.path.partition("?")[0], body)
+
+    hub.front.judge = judge
 
     with pytest.raises(DownloadFailed, match="does not"):
         await weights(hub, tmp_path).fetch(nothing)
@@ -288,15 +293,8 @@ async def test_other_revisions_make_room(
     hub.put("o/m", FILES)
     old = await weights(hub, tmp_path).fetch(nothing)
     hub.put("o/m", {"m-Q4_K_M.gguf": WEIGHTS + b"new"}, commit=OTHER, revision="new")
-    usage = type("usage", (), {"free": 0})
-    asked: list[int] = []
-
-    def free(_: Path) -> object:
-        asked.append(1)
-        usage.free = 0 if old.exists() else 1 << 40
-        return usage
-
-    monkeypatch.setattr(snapshot_module.shutil, "disk_usage", free)
+    free = 1 << 40
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0 if old.exists() else free))
 
     new = await weights(hub, tmp_path, "hf.co/o/m@new").fetch(nothing)
 
@@ -304,7 +302,7 @@ async def test_other_revisions_make_room(
     assert not old.exists()
     assert weights(hub, tmp_path).here() is None
     assert list(Snapshots(tmp_path, "o/m").revisions()) == [OTHER]
-    monkeypatch.setattr(snapshot_module.shutil, "disk_usage", lambda _: type("u", (), {"free": 1000}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(DownloadFailed, match=r"hf\.co/o/m needs .* and the disk has 0\.0 MiB free"):
         await weights(hub, tmp_path, "hf.co/o/m:Q8_0").fetch(nothing)
 

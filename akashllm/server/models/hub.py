@@ -59,7 +59,7 @@ class Hub:
     ) -> None:
         self._endpoint = endpoint.rstrip("/")
         self._token = token
-        self._patience = patience or Patience(attempts=8)
+        self._patience = patience or Patience()
 
     @property
     def _headers(self) -> dict[str, str]:

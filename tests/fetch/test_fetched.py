@@ -1,0 +1,255 @@
+"""The engine whose weights come first."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from akashllm.errors import DigestMismatch, DownloadFailed, EngineFailed
+from akashllm.server.domain import ModelInfo
+from akashllm.server.engine import Engine, State
+from akashllm.server.engines.fetched import FetchedEngine
+from akashllm.server.health import Health
+from akashllm.server.models.weights import Told
+from akashllm.testing.engine import ScriptedEngine
+
+GIB = 1 << 30
+
+
+class Coming:
+    """Weights that come when the test says so."""
+
+    shown = "hf.co/o/m"
+
+    def __init__(self, path: Path, *, there: bool = False) -> None:
+        self.path = path
+        self.there = there
+        self.fetches = 0
+        self.cancelled = 0
+        self.error: Exception | None = None
+        self.began = asyncio.Event()
+        self.go = asyncio.Event()
+        self.words: list[tuple[str, int, int | None]] = [("a/m.gguf", 3 * GIB, 4 * GIB)]
+
+    def here(self) -> Path | None:
+        """Only once it has come."""
+        return self.path if self.there else None
+
+    async def fetch(self, told: Told) -> Path:
+        """Tell, wait, come or fail."""
+        self.fetches += 1
+        for word in self.words:
+            told(*word)
+        self.began.set()
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        self.there = True
+        return self.path
+
+
+def engine(
+    weights: Coming, inner: ScriptedEngine | None = None
+) -> tuple[FetchedEngine, list[Path], list[tuple[State, str, float | None]]]:
+    """The engine, what it built from which path, and what it said."""
+    built: list[Path] = []
+    said: list[tuple[State, str, float | None]] = []
+
+    def build(path: Path) -> Engine:
+        built.append(path)
+        return inner or ScriptedEngine()
+
+    made = FetchedEngine(weights, build, name="llamacpp", info=ModelInfo(name="m"))
+    made.watch(lambda *word: said.append(word))
+    return made, built, said
+
+
+def state(of: FetchedEngine) -> str:
+    """Its state, which no type checker narrows."""
+    return of.state
+
+
+async def test_weights_come_before_the_engine(tmp_path: Path) -> None:
+    """While they come the state is loading, with file, size and percent; then the engine is as it is."""
+    weights = Coming(tmp_path / "m.gguf")
+    fetched, built, said = engine(weights)
+    health = Health(fetched)
+    assert state(fetched) == "unloaded"
+    assert fetched.info.name == "m"
+    health.asked()
+    task = asyncio.create_task(fetched.load())
+    await weights.began.wait()
+
+    assert state(fetched) == "loading"
+    assert health.public("m") == {
+        "status": "loading",
+        "model": "m",
+        "percent": 75.0,
+        "reason": "downloading m.gguf: 3.0 of 4.0 GiB",
+    }
+    assert not health.ready
+    assert built == []
+    weights.go.set()
+    await task
+
+    assert built == [tmp_path / "m.gguf"]
+    assert fetched.file == tmp_path / "m.gguf"
+    assert state(fetched) == "ready"
+    assert fetched.info.name == "tiny"
+    assert [word for word, _, _ in said] == ["loading", "loading", "loading", "ready"]
+    await fetched.load()
+    assert weights.fetches == 1
+
+
+async def test_weights_that_are_here_are_not_fetched(tmp_path: Path) -> None:
+    """A start with everything on the volume builds the engine at once."""
+    weights = Coming(tmp_path, there=True)
+    fetched, built, _ = engine(weights)
+
+    assert built == [tmp_path]
+    assert state(fetched) == "starting"
+    await fetched.load()
+
+    assert weights.fetches == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DownloadFailed("o/m is gated: its licence has to be accepted", hint="accept it"),
+        DownloadFailed("hf.co/o/m needs 4.7 GiB and the disk has 1.0 GiB free", hint="use a larger volume"),
+        DigestMismatch("m.gguf is not the file that was promised", hint="fetch it again"),
+    ],
+)
+async def test_what_cannot_be_fetched_is_a_reason_and_tried_again(tmp_path: Path, error: Exception) -> None:
+    """A failure is a state with sentence and hint; the next load tries again and may succeed."""
+    weights = Coming(tmp_path / "m.gguf")
+    weights.error = error
+    weights.go.set()
+    fetched, built, said = engine(weights)
+    health = Health(fetched)
+
+    with pytest.raises(EngineFailed, match=str(error)):
+        await fetched.load()
+
+    assert state(fetched) == "failed"
+    assert health.public("m")["reason"].startswith(f"{error}; ")
+    assert said[-1][0] == "failed"
+    assert built == []
+    with pytest.raises(EngineFailed, match="not here yet"):
+        await fetched.embed(None)  # type: ignore[arg-type]  # never looked at
+    weights.error = None
+    await fetched.load()
+    assert state(fetched) == "ready"
+
+
+async def test_an_unforeseen_fault_is_a_state_too(tmp_path: Path) -> None:
+    """A defect in fetching does not leave `loading` behind."""
+    weights = Coming(tmp_path)
+    weights.error = ZeroDivisionError()
+    weights.go.set()
+    fetched, _, _ = engine(weights)
+
+    with pytest.raises(ZeroDivisionError):
+        await fetched.load()
+
+    assert state(fetched) == "failed"
+
+
+async def test_a_cancelled_load_stops_fetching(tmp_path: Path) -> None:
+    """Cancelling the load cancels the download, and the state is what it was before."""
+    weights = Coming(tmp_path)
+    fetched, _, _ = engine(weights)
+    task = asyncio.create_task(fetched.load())
+    await weights.began.wait()
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert weights.cancelled == 1
+    assert state(fetched) == "unloaded"
+
+
+async def test_close_while_fetching(tmp_path: Path) -> None:
+    """Closing ends the download and whoever waits for it; nothing is loaded afterwards."""
+    weights = Coming(tmp_path)
+    fetched, built, _ = engine(weights)
+    task = asyncio.create_task(fetched.load())
+    await weights.began.wait()
+
+    await fetched.close()
+
+    with pytest.raises(EngineFailed, match="stopping"):
+        await task
+    with pytest.raises(EngineFailed, match="stopping"):
+        await fetched.load()
+    assert weights.cancelled == 1
+    assert built == []
+
+
+async def test_unload_and_close_reach_the_engine(tmp_path: Path) -> None:
+    """Once it runs, unloading and closing are the engine's own; files that are gone are fetched again."""
+    inner = ScriptedEngine()
+    weights = Coming(tmp_path, there=True)
+    weights.go.set()
+    fetched, built, _ = engine(weights, inner)
+    await fetched.load()
+
+    await fetched.unload()
+    assert state(fetched) == "unloaded"
+    weights.there = False
+    await fetched.load()
+
+    assert weights.fetches == 1
+    assert built == [tmp_path]
+    assert state(fetched) == "ready"
+    await fetched.close()
+    assert inner.closed
+
+
+async def test_a_failure_of_the_engine_is_the_engines(tmp_path: Path) -> None:
+    """Weights that are here but do not load fail as they would anywhere."""
+    inner = ScriptedEngine(manual=True)
+    weights = Coming(tmp_path, there=True)
+    fetched, _, _ = engine(weights, inner)
+    loading = asyncio.Event()
+    fetched.watch(lambda *_: loading.set())
+    task = asyncio.create_task(fetched.load())
+    await loading.wait()
+    inner.fail_loading("no memory")
+
+    with pytest.raises(EngineFailed, match="no memory"):
+        await task
+
+    assert state(fetched) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence", "percent"),
+    [
+        ([("m", 0, None)], "downloading m: 0.0 GiB", None),
+        ([("m", 5 << 20, 10 << 20)], "downloading m: 5.0 of 10.0 MiB", 50.0),
+        ([("m", 4 * GIB, 4 * GIB)], "verifying m: 4.0 of 4.0 GiB", 100.0),
+    ],
+)
+async def test_sentences(
+    tmp_path: Path, words: list[tuple[str, int, int | None]], sentence: str, percent: float | None
+) -> None:
+    """Sizes that are unknown, small or complete read right."""
+    weights = Coming(tmp_path)
+    weights.words = words
+    fetched, _, said = engine(weights)
+    task = asyncio.create_task(fetched.load())
+    await weights.began.wait()
+
+    assert said[-1] == ("loading", sentence, percent)
+    await fetched.close()
+    with pytest.raises(EngineFailed):
+        await task
