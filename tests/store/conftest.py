@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from akashllm.digests import Sha256
+from akashllm.names import REGISTRIES
 from akashllm.server.models import manifest as kinds
 from akashllm.server.models.manifest import Layer, Manifest
 from akashllm.server.models.registry import Registries
 from akashllm.server.models.source import Patience
 from akashllm.server.models.store import ModelStore
+from akashllm.server.settings import Settings
+from akashllm.testing.engine import ScriptedEngine
 from akashllm.testing.files import FileServer, running_files
 from tests.images.conftest import registry
+from tests.ollama.conftest import serving
 
 __all__ = ["registry"]
 
@@ -69,3 +73,39 @@ def shelf() -> Iterator[Shelf]:
 def store(tmp_path: Path) -> ModelStore:
     """An empty store."""
     return ModelStore(tmp_path / "models")
+
+
+KEY = "a-key-of-everyday-use-0123456789"
+ADMIN = "the-key-of-the-one-who-decides-987"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder of a store."""
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def service(root: Path, registry: str) -> Iterator[str]:
+    """A service with a store and no key, on loopback, opened to everyone on the machine as Ollama is."""
+    settings = Settings(
+        models=str(root), registries=(registry,), manage_unauthenticated=True, log_level="error"
+    )
+    with serving(ScriptedEngine(), settings) as url:
+        yield url
+
+
+@pytest.fixture
+def locked_service(root: Path, registry: str) -> Iterator[str]:
+    """A service with a store, a key and an admin key; nobody answers where the public registries should be."""
+    settings = Settings(
+        models=str(root),
+        registries=(registry,),
+        api_key=KEY,
+        admin_key=ADMIN,
+        registry_mirrors=tuple((host, "http://127.0.0.1:1") for host in REGISTRIES),
+        max_blob_bytes=1 << 20,
+        log_level="error",
+    )
+    with serving(ScriptedEngine(), settings) as url:
+        yield url

@@ -32,12 +32,6 @@ def name(text: str) -> ModelName:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """The folder of a store."""
-    return tmp_path / "models"
-
-
-@pytest.fixture
 def store(root: Path) -> ModelStore:
     """A store over it."""
     return ModelStore(root)

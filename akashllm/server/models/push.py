@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -19,13 +18,12 @@ from akashllm.server.models.steps import Step, Tell, watched
 from akashllm.server.models.store import ModelStore
 
 PART = 64 << 20
-"""Bytes of one request: what is sent again at most when a connection breaks."""
+"""Bytes of one request: proxies before registries limit them."""
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 4
 _COMMIT = 900.0
 """Seconds a registry may take to read again what it has received."""
-_RECEIVED = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 
 _sleep = asyncio.sleep
 
@@ -74,45 +72,39 @@ async def _has(registry: Registry, layer: Layer) -> bool:
 
 
 def _sending(registry: Registry, layer: Layer, path: Path) -> Callable[[Tell], Awaitable[None]]:
-    """The upload of one file, as work to be watched."""
+    """The upload of one file, as work to be watched.
+
+    After a broken connection it starts anew: Docker's registry forgets an upload whose part was cut.
+    """
 
     async def work(tell: Tell) -> None:
-        async with registry.ask("POST", registry.url("blobs/uploads/"), {"content-length": "0"}) as response:
-            if response.status_code != 202:
-                raise RegistryFailed(await registry.refusal(response))
-            place = registry.within(response, httpx.URL(registry.url("blobs/uploads/")), "POST")
-        at = 0
-        while at < layer.size:
-            place, at = await _part(registry, place, path, at, min(at + PART, layer.size), tell)
-        async with registry.ask(
-            "PUT",
-            str(place.copy_merge_params({"digest": layer.digest})),
-            {"content-length": "0"},
-            timeout=httpx.Timeout(_COMMIT, connect=10),
-        ) as response:
-            if response.status_code != 201:
-                raise RegistryFailed(await registry.refusal(response))
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                await _upload(registry, layer, path, tell)
+            except Broken as error:
+                logger.warning("sending to %s again: %s", registry.host, error.message)
+                await _sleep(0.5 * 2**attempt)
+            else:
+                return
+        await _upload(registry, layer, path, tell)
 
     return work
 
 
-async def _part(
-    registry: Registry, place: httpx.URL, path: Path, start: int, end: int, tell: Tell
-) -> tuple[httpx.URL, int]:
-    """Send some bytes, after a broken connection those that did not arrive; where to go on, and from what."""
-    at = start
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return await _patch(registry, place, path, at, end, tell), end
-        except Broken as error:
-            if attempt == _ATTEMPTS:
-                raise
-            logger.warning("sending to %s again: %s", registry.host, error.message)
-        await _sleep(0.5 * 2**attempt)
-        place, at = await _arrived(registry, place, start, end)
-        if at == end:
-            break
-    return place, end
+async def _upload(registry: Registry, layer: Layer, path: Path, tell: Tell) -> None:
+    start = registry.url("blobs/uploads/")
+    async with registry.ask("POST", start, {"content-length": "0"}) as response:
+        place = await _next(registry, response, httpx.URL(start))
+    for at in range(0, layer.size, PART):
+        place = await _patch(registry, place, path, at, min(at + PART, layer.size), tell)
+    async with registry.ask(
+        "PUT",
+        str(place.copy_merge_params({"digest": layer.digest})),
+        {"content-length": "0"},
+        timeout=httpx.Timeout(_COMMIT, connect=10),
+    ) as response:
+        if response.status_code != 201:
+            raise await _refused(registry, response)
 
 
 async def _patch(
@@ -124,23 +116,19 @@ async def _patch(
         "content-range": f"{start}-{end - 1}",
     }
     async with registry.ask("PATCH", str(place), headers, content=_read(path, start, end, tell)) as response:
-        if response.status_code == 202:
-            return registry.within(response, place, "PATCH")
-        kind = Broken if response.status_code >= 500 else RegistryFailed
-        raise kind(await registry.refusal(response))
+        return await _next(registry, response, place)
 
 
-async def _arrived(registry: Registry, place: httpx.URL, start: int, end: int) -> tuple[httpx.URL, int]:
-    """How far an upload has come, as the registry says."""
-    async with registry.ask("GET", str(place)) as response:
-        received = _RECEIVED.fullmatch(response.headers.get("range", ""))
-        if response.status_code != 204:
-            raise RegistryFailed(f"{registry.host} has forgotten what was sent: push again")
-        at = int(received[1]) + 1 if received and received[1] != "0" else start
-        if not start <= at <= end:
-            raise RegistryFailed(f"{registry.host} has lost some of what was sent: push again")
-        place = registry.within(response, place, "PATCH") if "location" in response.headers else place
-        return place, at
+async def _next(registry: Registry, response: httpx.Response, asked: httpx.URL) -> httpx.URL:
+    """Where the upload goes on."""
+    if response.status_code != 202:
+        raise await _refused(registry, response)
+    return registry.within(response, asked, "PATCH")
+
+
+async def _refused(registry: Registry, response: httpx.Response) -> RegistryFailed:
+    kind = Broken if response.status_code >= 500 else RegistryFailed
+    return kind(await registry.refusal(response))
 
 
 async def _read(path: Path, start: int, end: int, tell: Tell) -> AsyncIterator[bytes]:
