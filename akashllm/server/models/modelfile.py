@@ -1,8 +1,8 @@
 """Modelfiles: Ollama's recipe of a model, read and written.
 
-The grammar is that of Ollama's `parser/parser.go`: one command a line, names in any case. A value is bare to the
-end of its line, or in one or three double quotes and may then have line breaks; nothing is escaped. A quote ends
-where a line ends with it. Control characters are dropped.
+The grammar is that of Ollama's `parser/parser.go`: one command a line, names in any case. A value is bare to
+the end of its line, or in one or three double quotes and may then have line breaks; nothing is escaped. A quote
+ends where a line ends with it. Control characters are dropped.
 """
 
 from __future__ import annotations
