@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from akashllm.server.defaults import NOTHING, Defaults
-from akashllm.server.domain import Message
+from akashllm.server.domain import ModelInfo
+from akashllm.server.engine import Engine
+from akashllm.server.engines.fetched import FetchedEngine
 from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 from akashllm.server.engines.llamacpp.memory import choose_context
 from akashllm.server.library import Measured, Offer
 from akashllm.server.models.footprint import footprint
+from akashllm.server.models.weights import Weights
 from akashllm.server.settings import Settings
 
 
@@ -33,57 +36,92 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Builder:
-    """Makes offers as the settings say. `budget` is bytes for all models (0: no limit)."""
+    """Makes engines and offers as the settings say. `budget` is bytes for all models (0: no limit)."""
 
     settings: Settings
     budget: int = 0
+
+    def measure(self, files: Files, context: int = 0, slots: int | None = None) -> Measured:
+        """What a model will take, from its header. Blocks."""
+        return self._sized(files, context, slots)[0]
+
+    def engine(self, name: str, files: Files, context: int = 0, slots: int | None = None) -> LlamaCppEngine:
+        """The engine, its cache no larger than what the budget leaves beside the weights. Blocks."""
+        settings = self.settings
+        chosen: dict[str, Any] = {"batch": settings.batch} if settings.batch else {}
+        return LlamaCppEngine(
+            files.weights,
+            name=name,
+            context=context or settings.context,
+            slots=slots or settings.concurrency,
+            cache=self._sized(files, context, slots)[1],
+            threads=settings.threads,
+            gpu_layers=settings.gpu_layers,
+            template=files.template,
+            adapters=files.adapters,
+            projector=files.projector,
+            **chosen,
+        )
 
     def offer(
         self,
         name: str,
         files: Files,
         *,
+        coming: Weights | None = None,
         context: int = 0,
         slots: int | None = None,
         defaults: Defaults = NOTHING,
         **said: Any,
     ) -> Offer:
-        """An offer of `files` as `name`. What is not said, the settings say; `said` goes into the `Offer`."""
-        settings = self.settings
-        places = slots or settings.concurrency
-        chosen = {"batch": settings.batch} if settings.batch else {}
+        """An offer of `files` as `name`. What is not said, the settings say; `said` goes into the `Offer`.
 
-        def sized() -> tuple[Measured, int]:
-            size = footprint(files.weights, files.extras)
-            tokens = choose_context(context or settings.context, size.trained)
-            cells = size.cells(tokens, places, self.budget)
-            return Measured(size.bytes(cells), tokens), cells
+        Weights that are still `coming` have the place that is theirs once they are here, and not before.
+        """
 
-        def build() -> LlamaCppEngine:
-            return LlamaCppEngine(
-                files.weights,
-                name=name,
-                context=context or settings.context,
-                slots=places,
-                cache=sized()[1],
-                threads=settings.threads,
-                gpu_layers=settings.gpu_layers,
-                template=files.template,
-                adapters=files.adapters,
-                projector=files.projector,
-                **chosen,
+        def placed() -> Files:
+            path = coming.here() if coming is not None else None
+            return (
+                files
+                if path is None
+                else Files(weights=path, adapters=files.adapters, projector=files.projector)
             )
 
-        preload: tuple[Message, ...] = said.get("preload", ())
+        def build() -> Engine:
+            if coming is None:
+                return self.engine(name, files, context, slots)
+            return FetchedEngine(
+                coming,
+                lambda _: self.engine(name, placed(), context, slots),
+                name="llamacpp",
+                info=ModelInfo(name=name),
+            )
+
+        version = (0, 0) if coming is not None else _version(files.weights)
         return Offer(
             name=name,
-            key=(files, _version(files.weights), context, places, preload, said.get("pinned", False)),
+            key=(
+                files,
+                version,
+                context,
+                slots,
+                said.get("preload"),
+                said.get("pinned"),
+                said.get("keep_alive"),
+            ),
             build=build,
-            measure=lambda: sized()[0],
-            slots=places,
+            measure=lambda: self.measure(placed(), context, slots),
+            slots=slots,
             defaults=defaults,
             **said,
         )
+
+    def _sized(self, files: Files, context: int, slots: int | None) -> tuple[Measured, int]:
+        """The measures, and the tokens of cache that they are with."""
+        size = footprint(files.weights, files.extras)
+        tokens = choose_context(context or self.settings.context, size.trained)
+        cells = size.cells(tokens, slots or self.settings.concurrency, self.budget)
+        return Measured(size.bytes(cells), tokens), cells
 
 
 def _version(path: Path) -> tuple[int, int]:

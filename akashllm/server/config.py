@@ -65,7 +65,7 @@ class BadConfig(UsageError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfiguredModel:
-    """One model of the file. `file` or `url` says where it is; both may be there: then the file is its place.
+    """One model of the file. `file` or `url` says where it is; with both it is fetched if no file is there.
 
     slots      answers at once (`maxInstances`); None: as many as the service gives
     pinned     `minInstances` is 1 or more: loaded at the start, never unloaded
@@ -85,6 +85,12 @@ class ConfiguredModel:
     preload: tuple[Message, ...] = ()
     adapters: tuple[Path, ...] = ()
     projector: Path | None = None
+
+    @property
+    def origin(self) -> str:
+        """The address in the words of AKASHLLM_MODEL."""
+        address = self.url.replace("hf://", "hf.co/", 1) if self.url.startswith("hf://") else self.url
+        return f"{address}#sha256={self.sha256}" if self.sha256 and address.startswith("http") else address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +216,7 @@ class _Reader:
             self.fault(path, "needs a file or a url: where the model is")
         if url and not re.match(r"(https?|hf)://\S+$", url):
             self.fault(f"{path}.url", "must begin with https://, http:// or hf://")
+            url = ""
         place = self._place(f"{path}.file", file, there=not url)
         sha256 = fields.text("sha256").lower().removeprefix("sha256:")
         if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):

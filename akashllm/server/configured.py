@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from akashllm.names import ModelName
 from akashllm.server.building import Builder, Files
 from akashllm.server.config import Config, ConfiguredModel
 from akashllm.server.defaults import Defaults
+from akashllm.server.fetching import weights_of
 from akashllm.server.library import Offer
 
 
@@ -28,12 +30,16 @@ class Configured:
         return [self._offer(model) for model in self._models.values()]
 
     def _offer(self, model: ConfiguredModel) -> Offer:
-        if model.file is None:
-            message = f"{model.name} has no file"
-            raise ValueError(message)
+        here = model.file is not None and (model.file.is_file() or not model.url)
+        coming = None if here else weights_of(model.origin, self._builder.settings)
         return self._builder.offer(
             model.name,
-            Files(weights=model.file, adapters=model.adapters, projector=model.projector),
+            Files(
+                weights=model.file if here and model.file is not None else Path(model.origin),
+                adapters=model.adapters,
+                projector=model.projector,
+            ),
+            coming=coming,
             context=model.context,
             slots=model.slots,
             defaults=Defaults(parameters=model.parameters),

@@ -12,6 +12,7 @@ from akashllm.server.building import Builder, Files
 from akashllm.server.config import Config, read_config
 from akashllm.server.configured import Configured
 from akashllm.server.engine import Engine
+from akashllm.server.fetching import model_path
 from akashllm.server.library import Library, Offer
 from akashllm.server.machine import memory_for_models
 from akashllm.server.room import Room
@@ -57,6 +58,9 @@ def make_runtime(settings: Settings, engine: Engine, *, store: Store | None = No
     builder = make_builder(settings)
     libraries: list[Library] = []
     deployed = builder.offer(settings.served_name, Files(weights=settings.model_file))
+    deployed = dataclasses.replace(
+        deployed, measure=lambda: builder.measure(Files(weights=model_path(settings, engine) or Path()))
+    )
     crowd: Admission | None = None
     always: tuple[str, ...] = ()
     lazy = False
@@ -91,7 +95,7 @@ def make_builder(settings: Settings) -> Builder:
 
 def configured_model(settings: Settings) -> Offer | None:
     """The deployed model, if the configuration describes it."""
-    if not settings.config:
+    if not settings.config or settings.engine != "llamacpp":
         return None
     configured = Configured(read_config(Path(settings.config)), make_builder(settings))
     return configured.find(ModelName.parse(settings.served_name))

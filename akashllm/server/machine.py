@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -29,6 +30,7 @@ def main_memory() -> int:
     return min(found, default=0)
 
 
+@functools.cache
 def gpu_memory() -> int:
     """Bytes of all GPUs that NVIDIA's driver shows; 0 without any."""
     program = shutil.which("nvidia-smi")

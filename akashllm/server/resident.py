@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -33,6 +34,21 @@ from akashllm.server.metrics import Metrics
 from akashllm.server.residence import Residence
 from akashllm.server.room import Room
 from akashllm.server.settings import Settings
+
+
+@runtime_checkable
+class Fetching(Protocol):
+    """An engine whose weights may have to be fetched before they can be loaded."""
+
+    @property
+    def fetching(self) -> bool:
+        """Whether they are coming now."""
+        ...
+
+    async def fetch(self) -> None:
+        """Have them here. Raises `EngineFailed`."""
+        ...
+
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +226,13 @@ class Resident:
     async def _load_now(self) -> None:
         async with self._switch:
             try:
+                if isinstance(self.engine, Fetching):
+                    # A download may take hours, and whoever gave up waiting asks again when it is done.
+                    self._entered = True
+                    await self.engine.fetch()
+                    self._entered = False
+                    if not (self._waiting or self._wanted):
+                        return
                 if not self._true:
                     self._estimate = await asyncio.to_thread(self._measure) or self.info.size
                 async with self._room.admit(self):

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,10 +22,11 @@ from fastapi import FastAPI
 from akashllm.errors import AkashllmError, MissingExtra, UsageError
 from akashllm.server import logs, vllm
 from akashllm.server.app import create_app
+from akashllm.server.building import Files
 from akashllm.server.connection import patient
 from akashllm.server.engine import Engine, Transcriber
 from akashllm.server.fetching import fetched
-from akashllm.server.fleet import configured_model, read_settings
+from akashllm.server.fleet import configured_model, make_builder, read_settings
 from akashllm.server.hearing import served_name
 from akashllm.server.settings import PREFIX, Settings
 
@@ -81,23 +81,12 @@ def build_engine(settings: Settings) -> Engine:
         raise MissingExtra(
             "the llama.cpp engine is not installed", hint="install it: pip install 'akashllm[llamacpp]'"
         )
-    from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
-
     described = configured_model(settings)
     if described is not None:
         return described.build()
-    chosen: dict[str, Any] = {"batch": settings.batch} if settings.batch else {}
 
     def build(path: Path) -> Engine:
-        return LlamaCppEngine(
-            path,
-            name=settings.served_name,
-            context=settings.context,
-            slots=settings.concurrency,
-            threads=settings.threads,
-            gpu_layers=settings.gpu_layers,
-            **chosen,
-        )
+        return make_builder(settings).engine(settings.served_name, Files(weights=path))
 
     engine = fetched(settings, build, name="llamacpp")
     if engine is None and not settings.model_file.is_file():

@@ -91,6 +91,22 @@ class FetchedEngine:
             finally:
                 self._handed = True
 
+    async def fetch(self) -> None:
+        """Fetch what is missing and no more. Raises `EngineFailed` with the reason."""
+        async with self._loading:
+            if self._closed:
+                raise EngineFailed("the service is stopping")
+            if self._inner is None or self._weights.here() is None:
+                path = await self._fetch()
+                if self._inner is None:
+                    self._take(path)
+                self._state = "ready"
+
+    @property
+    def fetching(self) -> bool:
+        """Whether weights are coming now."""
+        return self._task is not None
+
     def _take(self, path: Path) -> Engine:
         engine = self._inner = self._build(path)
         engine.watch(self._relay)
