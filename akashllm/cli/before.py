@@ -37,10 +37,10 @@ def worth_paying_for(plan: Plan) -> None:
             "the vLLM image does not run its engine yet, so its lease would be paid in vain",
             hint=f"--engine ollama serves most of the same models; {files}",
         )
-    if plan.engine == "llamacpp" and plan.model.kind != "bundled":
+    if plan.model.kind == "file":
         raise UsageError(
-            "the llama.cpp image does not fetch weights yet, so its lease would be paid in vain",
-            hint=f"--engine ollama pulls its model; {files}",
+            "the model is a file of this machine, which no image holds: its lease would be paid in vain",
+            hint=f"put it into a repository and name it as hf.co/user/repo:QUANT; {files}",
         )
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from akashllm.cli.app import run
 from akashllm.market import console, console_http
+from akashllm.models import TINY
 from akashllm.state import Home, Store
 from akashllm.testing.images import pretend_pushed
 from akashllm.testing.market import Fault, LocalRunner, MarketServer, Shape, World
@@ -252,10 +253,10 @@ def test_two_terminals_make_one_deployment(here: Run, server: MarketServer) -> N
     assert (server.world.created, documents[0]["url"]) == (1, documents[1]["url"])
 
 
-@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
-def test_no_money_is_spent_on_what_cannot_serve_yet(here: Run, engine: str) -> None:
+@pytest.mark.parametrize(("engine", "model"), [("vllm", "llama3"), ("llamacpp", str(TINY))])
+def test_no_money_is_spent_on_what_cannot_serve(here: Run, engine: str, model: str) -> None:
     """An engine or a model that the images cannot run is refused before anything is ordered."""
-    said = here(*DEPLOY, "--engine", engine, "--model", "llama3", "--max-price", "2")
+    said = here(*DEPLOY, "--engine", engine, "--model", model, "--max-price", "2")
 
     assert said.code == 2
     assert "paid in vain" in said.err
