@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from akashllm.models import TINY
 
 settings.register_profile("akashllm", deadline=None, print_blob=True)
 settings.load_profile("akashllm")
@@ -27,9 +30,54 @@ def service_key() -> str:
 
 
 @pytest.fixture(scope="session")
-def service_url(service_key: str) -> Iterator[str]:
-    """The address of the service as an image runs it: its own process, the bundled model, a key."""
-    environment = os.environ | {"AKASHLLM_PORT": "0", "AKASHLLM_API_KEY": service_key}
+def service_admin_key() -> str:
+    """The key that manages its models."""
+    return "the-key-of-whoever-may-manage-its-models"
+
+
+@pytest.fixture(scope="session")
+def model_registry() -> Iterator[str]:
+    """The address of a registry that holds the bundled model as `llama3.2:1b`."""
+    from akashllm.testing.files import running_files
+
+    with running_files() as server:
+        config = b'{"model_format":"gguf","model_family":"llama"}'
+        layers = {"model": TINY.read_bytes(), "system": b"You are brief."}
+        listed = []
+        for kind, data in layers.items():
+            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            server.put(f"/v2/library/llama3.2/blobs/{digest}", data)
+            listed.append(
+                {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": digest, "size": len(data)}
+            )
+        digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
+        server.put(f"/v2/library/llama3.2/blobs/{digest}", config)
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+            "config": {
+                "mediaType": "application/vnd.docker.container.image.v1+json",
+                "digest": digest,
+                "size": len(config),
+            },
+            "layers": listed,
+        }
+        server.put("/v2/library/llama3.2/manifests/1b", json.dumps(manifest).encode())
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def service_url(
+    service_key: str, service_admin_key: str, model_registry: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of the service as an image runs it: its own process, the bundled model, two keys, a store."""
+    environment = os.environ | {
+        "AKASHLLM_PORT": "0",
+        "AKASHLLM_API_KEY": service_key,
+        "AKASHLLM_ADMIN_KEY": service_admin_key,
+        "AKASHLLM_MODELS": str(tmp_path_factory.mktemp("models")),
+        "AKASHLLM_REGISTRY_MIRRORS": f"registry.ollama.ai={model_registry}",
+    }
     command = [sys.executable, "-m", "akashllm.server"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
