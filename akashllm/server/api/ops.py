@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from akashllm.errors import BadRequest, Busy, NoSuchRoute
+from akashllm.server.api import overview
 from akashllm.server.guard.auth import authorised, public
 from akashllm.server.health import Health
 from akashllm.server.metrics import CONTENT_TYPE, Metrics
@@ -52,7 +53,8 @@ async def root(request: Request) -> Response:
     if "text/html" in accept:
         return Response(_page(request), media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
     if "application/json" in accept:
-        return _json(_overview(request))
+        runtime = _runtime(request)
+        return _json(await overview.full(runtime) if authorised(request) else overview.brief(runtime))
     return Response(_GREETING, media_type="text/plain; charset=utf-8")
 
 
@@ -64,6 +66,8 @@ async def health(request: Request) -> Response:
     name = _runtime(request).serves()[0]
     detailed = bool(request.app.state.settings.keys) and authorised(request)
     body = state.private(name) if detailed else state.public(name)
+    if detailed and (others := overview.others(_runtime(request))):
+        body["others"] = others
     if revision := request.app.state.settings.revision:
         body["revision"] = revision
     return _json(body, status=200 if state.ready else 503, headers={"cache-control": "no-store"})
@@ -147,21 +151,8 @@ def _health(request: Request) -> Health:
     return _runtime(request).health
 
 
-def _overview(request: Request) -> dict[str, Any]:
-    """What runs: models, slots, queue. `downloads` is empty, because this service downloads nothing."""
-    runtime = _runtime(request)
-    admission = runtime.admission
-    return {
-        **_health(request).public(runtime.serves()[0]),
-        "models": list(runtime.serves()),
-        "slots": {"total": admission.slots, "used": admission.used},
-        "queue": {"waiting": admission.waiting, "limit": admission.queue},
-        "downloads": [],
-    }
-
-
 def _page(request: Request) -> str:
-    shown = _overview(request)
+    shown = overview.brief(_runtime(request))
     return _PAGE.format(
         model=html.escape(shown["model"]),
         state=html.escape(shown["status"]),
