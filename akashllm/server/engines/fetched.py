@@ -100,7 +100,7 @@ class FetchedEngine:
                 path = await self._fetch()
                 if self._inner is None:
                     self._take(path)
-                self._state = "ready"
+                self._handed = True
 
     @property
     def fetching(self) -> bool:
