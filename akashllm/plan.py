@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 EngineName = Literal["ollama", "vllm", "llamacpp"]
 
@@ -133,6 +134,19 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, in the order of the fields: what `--json` prints and templates see."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The plan that `as_dict` gave, also by way of JSON. What it does not know is left out."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        found = {name: value for name, value in data.items() if name in known}
+        found["model"] = ModelSource(**found["model"])
+        found["memory"] = tuple(MemoryLine(**line) for line in found["memory"])
+        found["gpus"] = tuple(GpuChoice(**choice) for choice in found.get("gpus", ()))
+        found["env"] = tuple((str(name), str(value)) for name, value in found["env"])
+        for name in ("secrets", "warnings"):
+            found[name] = tuple(found.get(name, ()))
+        return cls(**found)
 
     def digest(self) -> str:
         """sha256 of the canonical JSON, as hex."""

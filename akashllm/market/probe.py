@@ -41,25 +41,26 @@ class Health:
 
 def probe(url: str, key: str | None = None) -> Health:
     """How the service at `url` is. Never raises for what the other side does; redirects are not followed."""
+    # `raw` raises urllib3's own errors: requests wraps them only in its own readers.
+    try:
+        return _health(*fetch(f"{url.rstrip('/')}/health", key))
+    except (requests.RequestException, HTTPError, OSError) as error:
+        return Health("unreachable", reason=type(error).__name__)
+
+
+def fetch(url: str, key: str | None = None) -> tuple[int, bytes]:
+    """The status and the beginning of the body of one GET; redirects are not followed."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     session = requests.Session()
     # Neither a proxy nor a .netrc of the caller's has a say in where the key goes.
     session.trust_env = False
-    try:
-        with (
-            session,
-            session.get(
-                f"{url.rstrip('/')}/health",
-                headers=headers,
-                timeout=(_CONNECT, _READ),
-                allow_redirects=False,
-                stream=True,
-            ) as reply,
-        ):
-            return _health(reply.status_code, _body(reply))
-    # `raw` raises urllib3's own errors: requests wraps them only in its own readers.
-    except (requests.RequestException, HTTPError, OSError) as error:
-        return Health("unreachable", reason=type(error).__name__)
+    with (
+        session,
+        session.get(
+            url, headers=headers, timeout=(_CONNECT, _READ), allow_redirects=False, stream=True
+        ) as reply,
+    ):
+        return reply.status_code, _body(reply)
 
 
 def _body(reply: requests.Response) -> bytes:
@@ -93,3 +94,23 @@ def _health(status: int, body: bytes) -> Health:
 def _percent(value: Any) -> float | None:
     known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100
     return float(value) if known else None
+
+
+def answers_to(url: str, key: str) -> int | None:
+    """The status that `GET /v1/models` has with this key; None where nobody answers."""
+    session = requests.Session()
+    session.trust_env = False
+    try:
+        with (
+            session,
+            session.get(
+                f"{url.rstrip('/')}/v1/models",
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=(_CONNECT, _READ),
+                allow_redirects=False,
+                stream=True,
+            ) as reply,
+        ):
+            return reply.status_code
+    except (requests.RequestException, HTTPError, OSError):
+        return None

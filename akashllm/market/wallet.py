@@ -43,7 +43,7 @@ from akashllm.market.wallet_journal import Account, Ordered, Orders
 from akashllm.market.wallet_read import documents
 from akashllm.market.wallet_tx import BLOCK, Transactions
 from akashllm.market.wallet_words import Grammar, LeaseAt, grammar
-from akashllm.sdl import load, manifest_hash
+from akashllm.sdl import load, manifest_hash, manifest_json
 from akashllm.sdl.types import Sdl
 from akashllm.state.private import write_private
 
@@ -128,14 +128,14 @@ class WalletMarket:
     def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
         """Open an order under a number that is written down first."""
         made = load(sdl)
-        digest = _digest(made)
+        digest, manifest = _digest(made), manifest_json(made).decode()
         account = self.account()
         earlier = self.orders.read(reference)
         if earlier is not None:
             self._same_chain(earlier)
             found = self._chain.find(earlier.account, earlier.dseq)
             if found is not None and found.open and found.digest == digest:
-                return Created(dseq=earlier.dseq)
+                return Created(dseq=earlier.dseq, manifest=manifest)
             if found is not None:
                 # It was opened after all, but for another SDL, or is closed: its number is used up.
                 self.close(earlier.dseq)
@@ -165,7 +165,7 @@ class WalletMarket:
             problem = error
         refused = problem is not None and certainly_not(problem)
         if self._appeared(order, looks=1 if refused else _LOOKS):
-            return Created(dseq=order.dseq)
+            return Created(dseq=order.dseq, manifest=manifest)
         if not refused:
             self.orders.write(replace(order, unsure=True))
         elif not order.unsure:

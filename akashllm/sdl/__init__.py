@@ -7,6 +7,7 @@ from akashllm.sdl.document import BadYaml, parse
 from akashllm.sdl.findings import Finding
 from akashllm.sdl.manifest import group_specs, manifest, manifest_hash, manifest_json
 from akashllm.sdl.reading import read
+from akashllm.sdl.revise import with_variable
 from akashllm.sdl.rules import RULES, check, validate
 from akashllm.sdl.secrets import fill, is_placeholder, placeholder, placeholders, sealed
 from akashllm.sdl.types import Sdl, Service
@@ -28,6 +29,7 @@ __all__ = [
     "placeholders",
     "sealed",
     "validate",
+    "with_variable",
 ]
 
 

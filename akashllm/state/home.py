@@ -60,8 +60,13 @@ class Home:
         return self.root / "docker"
 
     def directory(self, name: str, number: int) -> Path:
-        """The directory of one deployment: its SDL, its manifest, its key."""
-        return self.root / "deployments" / f"{safe_name(name)}-{number}"
+        """The directory of one deployment: its SDL, its manifest, its key.
+
+        It keeps the name that it was made with, whatever the deployment is called since: its number is its own.
+        """
+        root = self.root / "deployments"
+        path = root / f"{safe_name(name)}-{number}"
+        return path if path.exists() else next(iter(root.glob(f"*-{number}")), path)
 
     def prepare(self) -> Home:
         """Make the directory if there is none; raise `StateError` if it is not this user's alone."""

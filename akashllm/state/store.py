@@ -144,6 +144,22 @@ class Store:
             self._change(database, number, changes)
         return self.get(number)
 
+    def exchange(self, old: Deployment, new: Deployment, *, retired: str) -> tuple[Deployment, Deployment]:
+        """Give `new` the name of `old`, and `old` the name `retired`, in one transaction."""
+        at = self._stamp()
+        detail = {"from": new.name, "instead_of": old.id}
+        with self._writing() as database:
+            for number, name, plan in ((old.id, retired, old.plan), (new.id, old.name, new.plan)):
+                database.execute(
+                    "UPDATE deployments SET name = ?, plan = ?, updated_at = ? WHERE id = ?",
+                    (safe_name(name), _json({**plan, "name": name}), at, number),
+                )
+            database.execute(
+                "INSERT INTO events (deployment, at, step, phase, detail) VALUES (?, ?, 'update', 'after', ?)",
+                (new.id, at, _json(detail)),
+            )
+        return self.get(old.id), self.get(new.id)
+
     def record(
         self,
         number: int,
