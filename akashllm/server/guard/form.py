@@ -8,15 +8,18 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from akashllm.errors import BadRequest, ServiceError, TooLarge, UnsupportedMedia
 from akashllm.server.guard.body import pieces
 from akashllm.server.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS: Final = 64
 MAX_FIELD: Final = 64 * 1024

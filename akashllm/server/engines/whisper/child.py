@@ -228,25 +228,25 @@ def _language(model: WhisperModel, asked: str | None) -> str | None:
 
 def _segment(piece: Piece, number: int, after: float, duration: float) -> Segment:
     """A segment whose times are in order and within the recording, which a model does not promise."""
-    start = min(max(piece.start, after), duration)
-    end = min(max(piece.end, start), duration)
+    start = min(max(float(piece.start), after), duration)
+    end = min(max(float(piece.end), start), duration)
     words = []
     last = start
     for word in piece.words or ():
-        begins = min(max(word.start, last), end)
-        last = min(max(word.end, begins), end)
+        begins = min(max(float(word.start), last), end)
+        last = min(max(float(word.end), begins), end)
         words.append(Word(word=word.word, start=begins, end=last))
     return Segment(
         id=number,
-        seek=piece.seek,
+        seek=int(piece.seek),
         start=start,
         end=end,
         text=piece.text,
         tokens=tuple(piece.tokens),
-        temperature=piece.temperature or 0.0,
-        average_logprob=piece.avg_logprob,
-        compression=piece.compression_ratio,
-        no_speech=piece.no_speech_prob,
+        temperature=float(piece.temperature or 0.0),
+        average_logprob=float(piece.avg_logprob),
+        compression=float(piece.compression_ratio),
+        no_speech=float(piece.no_speech_prob),
         words=tuple(words),
     )
 
