@@ -128,7 +128,7 @@ def _prune(models: ModelStore | None, settings: Settings) -> None:
     if models is None or not settings.prune:
         return
     try:
-        removed = models.prune()
+        removed = models.prune(patience=1.0)
     except ServiceError as error:
         logger.warning("the model store was not tidied up: %s", error.message)
     else:

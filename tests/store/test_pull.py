@@ -18,7 +18,7 @@ from akashllm.names import ModelName, admit
 from akashllm.server.models import registry as registry_module
 from akashllm.server.models.manifest import MAX_MANIFEST
 from akashllm.server.models.pull import pull
-from akashllm.server.models.registry import Registries, require_public
+from akashllm.server.models.registry import Registries, Registry, require_public
 from akashllm.server.models.steps import Step
 from akashllm.server.models.store import ModelStore
 from akashllm.testing.files import Asked, Fault, FileServer, running_files
@@ -386,6 +386,40 @@ async def test_a_token_is_asked_for_at_the_registry_only(shelf: Shelf, store: Mo
             await pulled(store, shelf.registries("registry.ollama.ai=me:secret-word"))
 
         assert other.seen == []
+
+
+@pytest.mark.parametrize(
+    ("host", "realm", "allowed"),
+    [
+        ("hf.co", "https://huggingface.co/v2/token", True),
+        ("registry.ollama.ai", "https://ollama.com/token", True),
+        ("hf.co", "http://huggingface.co/v2/token", False),
+        ("hf.co", "https://ollama.com/token", False),
+        ("hf.co", "https://huggingface.co:8443/token", False),
+        ("hf.co", "https://huggingface.co.evil.example/token", False),
+        ("hf.co", "https://hf.co@evil.example/token", False),
+        ("registry.ollama.ai", "/token", False),
+    ],
+)
+async def test_only_the_owners_other_address_gives_tokens(host: str, realm: str, *, allowed: bool) -> None:
+    """The Hub's short and long name are one, Ollama's registry and its site too; nothing else is."""
+    asked = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url).partition("?")[0])
+        if request.url.path.endswith("token"):
+            return httpx.Response(200, json={"token": "t"})
+        if request.headers.get("authorization") != "Bearer t":
+            return httpx.Response(401, headers={"www-authenticate": f'Bearer realm="{realm}",service="s"'})
+        return httpx.Response(404)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        registry = Registry(client, httpx.URL(f"https://{host}"), ModelName("m", host=host), None)
+        expected = "does not exist" if allowed else "at another host"
+        with pytest.raises(RegistryFailed, match=expected):
+            await registry.manifest()
+
+    assert (realm in asked) is allowed
 
 
 async def test_authorization_stays_with_the_registry(

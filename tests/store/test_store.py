@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from akashllm.digests import Sha256, VerifiedWriter
-from akashllm.errors import ModelNotFound, StoreFailed
+from akashllm.errors import Busy, ModelNotFound, StoreFailed
 from akashllm.models import TINY
 from akashllm.names import ModelName
 from akashllm.server.models.manifest import MAX_MANIFEST, MODEL, Manifest
@@ -124,7 +124,7 @@ def test_a_damaged_manifest_harms_only_itself(
             assert [str(found.name) for found in store.list()] == ["good:latest"]
 
     assert len(caplog.records) == 1
-    assert "library/bad/latest is left out" in caplog.text
+    assert "library/bad/latest of the model store is left out" in caplog.text
     with pytest.raises(StoreFailed, match=r"'bad:latest' cannot be used: .*; delete it, or pull it again"):
         store.get(name("bad"))
     store.delete(name("bad"))
@@ -385,6 +385,40 @@ def test_a_really_full_disk(small_disk: Path) -> None:
     store.delete(name("a"))
 
     assert store.put(b"y" * 100_000, MODEL).size == 100_000
+
+
+def test_a_closed_folder_hides_only_itself(
+    root: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder of models that cannot be looked into is left out with a line, and then nothing is pruned."""
+    model(root, "a")
+    model(root, "them/b", b"their weights")
+    for path in (root / "blobs").iterdir():
+        age(path, WEEK)
+    real = os.scandir
+
+    def closed(path: Path) -> object:
+        if Path(path).name == "them":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+
+    assert [str(found.name) for found in store.list()] == ["a:latest"]
+    assert "registry.ollama.ai/them of the model store is left out" in caplog.text
+    with pytest.raises(StoreFailed, match="does not let user"):
+        store.prune()
+    monkeypatch.undo()
+    assert store.get(name("them/b")).weights.read_bytes() == b"their weights"
+
+
+def test_who_waits_for_another_process_gives_up(root: Path, store: ModelStore) -> None:
+    """A store that another process keeps changing is busy, not stuck."""
+    model(root, "a")
+    other = ModelStore(root)
+
+    with other.volume.locked(), pytest.raises(Busy, match="being changed by another process"):
+        store.prune(patience=0.05)
 
 
 OTHERS = """

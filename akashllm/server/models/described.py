@@ -67,7 +67,7 @@ def header_of(path: Path) -> Header | None:
         return None
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=1024)
 def _describe(path: Path, _modified: int, _size: int) -> ModelInfo:
     return describe(path, "")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from akashllm.digests import Sha256
@@ -24,6 +24,9 @@ from akashllm.names import ModelName
 _DEPTH = 4
 _MAX_ENTRIES = 100_000
 """Names in a folder that are looked at."""
+
+
+Refused = Callable[[Path, OSError], None]
 
 
 class Layout:
@@ -51,9 +54,12 @@ class Layout:
             folder /= alike[0] if alike else part
         return self.inside(folder)
 
-    def models(self) -> Iterator[tuple[ModelName | None, Path]]:
-        """Every manifest with its model's name: None if its path is none here, as of an unknown registry."""
-        for (host, namespace, model, tag), path in _walk(self.manifests, ()):
+    def models(self, refused: Refused | None = None) -> Iterator[tuple[ModelName | None, Path]]:
+        """Every manifest with its model's name: None if its path is none here, as of an unknown registry.
+
+        A folder that cannot be read is given to `refused`; without one that is an `OSError`.
+        """
+        for (host, namespace, model, tag), path in _walk(self.manifests, (), refused):
             try:
                 yield ModelName(model, tag, namespace, host), path
             except BadName:
@@ -87,11 +93,20 @@ def _entries(folder: Path) -> list[str]:
         return []
 
 
-def _walk(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Path]]:
-    for entry in sorted(_entries(folder)):
+def _walk(
+    folder: Path, parts: tuple[str, ...], refused: Refused | None
+) -> Iterator[tuple[tuple[str, ...], Path]]:
+    try:
+        entries = sorted(_entries(folder))
+    except OSError as error:
+        if refused is None:
+            raise
+        refused(folder, error)
+        return
+    for entry in entries:
         path = folder / entry
         if len(parts) == _DEPTH - 1:
             if not entry.startswith(".") and path.is_file():
                 yield (*parts, entry), path
         elif not entry.startswith(".") and path.is_dir():
-            yield from _walk(path, (*parts, entry))
+            yield from _walk(path, (*parts, entry), refused)

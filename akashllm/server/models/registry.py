@@ -39,6 +39,8 @@ _Origin = tuple[str, str, int | None]
 _MAX_TOKEN = 64 << 10
 _MAX_ERROR = 4 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REALMS = {"hf.co": "huggingface.co", "huggingface.co": "hf.co", "registry.ollama.ai": "ollama.com"}
+"""Where public registries also give tokens, each of the same owner (ollama#15661, ollama#17361)."""
 _PARAMETER = re.compile(r'([a-zA-Z]+)="([^"]*)"')
 
 
@@ -224,12 +226,13 @@ class Registry:
         return self.authorization != had
 
     async def _token(self, fields: Mapping[str, str], user: Mapping[str, str]) -> str:
-        """A token from the place the registry names, which must be the registry itself (CVE-2025-51471)."""
+        """A token from the place the registry names, which must be the registry's own (CVE-2025-51471)."""
         try:
             realm = httpx.URL(fields["realm"])
         except httpx.InvalidURL:
             realm = httpx.URL("")
-        if _origin(realm) != _origin(self._address):
+        twin = ("https", _REALMS.get(self._address.host), 443)
+        if _origin(realm) != _origin(self._address) and _origin(realm) != twin:
             raise RegistryFailed(f"{self.host} wants its tokens asked for at another host, which is refused")
         query = {key: fields[key] for key in ("service", "scope") if key in fields}
         request = self.client.build_request("GET", realm.copy_merge_params(query), headers=user)

@@ -23,7 +23,7 @@ from akashllm.server.models.layout import Layout
 from akashllm.server.models.manifest import MAX_MANIFEST, Layer, Manifest
 from akashllm.server.models.reading import read_file, read_model
 from akashllm.server.models.stored import StoredModel
-from akashllm.server.models.volume import Volume
+from akashllm.server.models.volume import PATIENCE, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -62,19 +62,16 @@ class ModelStore:
             ) from error
 
     def list(self) -> list[StoredModel]:
-        """Every usable model, newest first. A damaged one is left out, with a line in the log."""
+        """Every usable model, newest first. What is damaged or closed is left out, with a line in the log."""
         found = []
-        with self.volume.explained():
-            for name, path in self.layout.models():
-                if name is None:
-                    self._complain(path, "its name is none here, or its registry not in AKASHLLM_REGISTRIES")
-                    continue
-                try:
-                    found.append(self._read(name, path))
-                except StoreFailed as error:
-                    self._complain(path, error.message)
-                except OSError as error:
-                    self._complain(path, self.volume.explain(error).message)
+        for name, path in self.layout.models(self._refused):
+            if name is None:
+                self._complain(path, "its name is none here, or its registry not in AKASHLLM_REGISTRIES")
+                continue
+            try:
+                found.append(self._read(name, path))
+            except StoreFailed as error:
+                self._complain(path, error.message)
         return sorted(found, key=lambda model: (-model.modified, str(model.name)))
 
     def manifest(self, name: ModelName) -> tuple[Manifest, bytes]:
@@ -116,13 +113,16 @@ class ModelStore:
         self._known[path] = (version, model)
         return model
 
+    def _refused(self, folder: Path, error: OSError) -> None:
+        self._complain(folder, self.volume.explain(error).message)
+
     def _complain(self, path: Path, why: str) -> None:
         with contextlib.suppress(OSError):
             key = (path, path.lstat().st_mtime_ns)
             if key not in self._complained:
                 self._complained.add(key)
-                shown = "/".join(path.parts[-4:])
-                logger.warning("the store's model %s is left out: %s", shown, why)
+                shown = path.relative_to(self.layout.root)
+                logger.warning("%s of the model store is left out: %s", shown, why)
 
     # --- writing -----------------------------------------------------------------------------------
 
@@ -208,15 +208,16 @@ class ModelStore:
                 self._needed.subtract(wanted)
                 self._needed += Counter()
 
-    def prune(self, age: float = HOUR) -> int:
+    def prune(self, age: float = HOUR, *, patience: float = PATIENCE) -> int:
         """Remove files that no model uses and nobody has touched for `age` seconds; how many.
 
-        Unfinished downloads are left for a week. Raises `StoreFailed` where the store cannot be written.
+        Unfinished downloads are left for a week. Raises `StoreFailed` where the store cannot be written, `Busy`
+        where another process has held it for `patience` seconds.
         """
         if not self.layout.blobs.is_dir():
             return 0
         removed = 0
-        with self.volume.locked(), self.volume.explained():
+        with self.volume.locked(patience), self.volume.explained():
             used = self._used()
             now = time.time()
             with os.scandir(self.layout.blobs) as entries:

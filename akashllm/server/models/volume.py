@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 RESERVE = 64 << 20
 """Bytes of the disk that are left to others."""
-_PATIENCE = 60.0
+PATIENCE = 60.0
+"""Seconds to wait for another process that changes the store."""
 _POLL = 0.02
 _UNLOCKABLE = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
@@ -35,13 +36,13 @@ class Volume:
         self._held = 0
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, patience: float = PATIENCE) -> Iterator[None]:
         """Nobody else changes the store meanwhile: no other thread and no other process.
 
-        Raises `Busy` if another holds it for a minute, `StoreFailed` where nothing can be written at all. The
-        same thread may take it again.
+        Raises `Busy` if another holds it for `patience` seconds, `StoreFailed` where nothing can be written at
+        all. The same thread may take it again.
         """
-        if not self._threads.acquire(timeout=_PATIENCE):
+        if not self._threads.acquire(timeout=patience):
             raise _busy()
         try:
             if self._held:
@@ -51,7 +52,7 @@ class Volume:
                 self._root.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             try:
-                _take(descriptor)
+                _take(descriptor, patience)
                 self._held += 1
                 try:
                     yield
@@ -115,8 +116,8 @@ class Volume:
             )
 
 
-def _take(descriptor: int) -> None:
-    until = time.monotonic() + _PATIENCE
+def _take(descriptor: int, patience: float) -> None:
+    until = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
