@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,6 +155,12 @@ class Settings:
     )
     nodes: int = _setting(
         1, integer(1, 64), "for the engine `vllm`: nodes over which layers are spread, with Ray", unit="nodes"
+    )
+    head: str = _setting(
+        "",
+        text(),
+        "for the engine `vllm`: `host:port` of the head this node works for; all else as the head has it",
+        example="llm:6379",
     )
     gpu_memory: float = _setting(
         0.0, number(0.0, 1.0), "for the engine `vllm`: part of a GPU's memory to plan with; 0: its default 0.92"
@@ -430,6 +437,13 @@ class Settings:
             faults.append(
                 f"{PREFIX}UPSTREAM_URL: is required by the engine upstream; for example "
                 f"{PREFIX}UPSTREAM_URL=http://127.0.0.1:8000"
+            )
+        if self.head and not re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]{1,5}", self.head):
+            faults.append(f"{PREFIX}HEAD: must be host:port; for example {PREFIX}HEAD=llm:6379")
+        if self.head and (self.engine != "vllm" or self.nodes < 2):
+            faults.append(
+                f"{PREFIX}HEAD: makes this a worker of several nodes with vLLM; set {PREFIX}ENGINE=vllm and "
+                f"{PREFIX}NODES to how many there are, or unset it"
             )
         if self.unauthenticated and self.api_key is not None:
             faults.append(f"{PREFIX}UNAUTHENTICATED: contradicts {PREFIX}API_KEY; unset one of them")

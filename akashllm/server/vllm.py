@@ -9,20 +9,34 @@ from pathlib import Path
 
 from akashllm.errors import UsageError
 from akashllm.names import ModelName
+from akashllm.server.engines.vllm import cluster
 from akashllm.server.engines.vllm.engine import VllmEngine
 from akashllm.server.engines.vllm.options import Options, Task
+from akashllm.server.engines.vllm.worker import WorkerNode
 from akashllm.server.settings import PREFIX, Settings
 
 _TASKS: dict[str, Task] = {"auto": "auto", "generate": "generate", "embed": "embed"}
 
 
-def build(settings: Settings, folder: Path) -> VllmEngine:
-    """The engine for the model in `folder`, not loaded yet. Raises `UsageError` if nothing can run it."""
+def build(settings: Settings, folder: Path) -> VllmEngine | WorkerNode:
+    """The engine for the model in `folder`, not loaded yet; or this node's part in a head's.
+
+    Raises `UsageError` if there is no such interpreter.
+    """
     python = settings.child_python or sys.executable
     if shutil.which(python) is None:
         raise UsageError(
             f"there is no interpreter at {python}",
             hint=f"set {PREFIX}CHILD_PYTHON to the Python that has vLLM",
+        )
+    if settings.head:
+        return WorkerNode(
+            settings.head,
+            name=settings.served_name,
+            gpus=settings.gpus,
+            python=python,
+            path=settings.child_path,
+            key=settings.api_key,
         )
     return VllmEngine(
         folder,
@@ -32,10 +46,11 @@ def build(settings: Settings, folder: Path) -> VllmEngine:
         options=options(settings),
         python=python,
         path=settings.child_path,
+        environment=cluster.environment(settings.api_key) if settings.nodes > 1 else None,
     )
 
 
-def build_local(settings: Settings) -> VllmEngine:
+def build_local(settings: Settings) -> VllmEngine | WorkerNode:
     """As `build`, for a model whose files are here. Raises `UsageError` if they are not."""
     folder = settings.model_file
     if not (folder / "config.json").is_file():

@@ -11,7 +11,7 @@ from typing import Any
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 
-from akashllm.errors import ServiceError
+from akashllm.errors import BadRequest, ServiceError
 from akashllm.server.domain import (
     Alternative,
     ChatPrompt,
@@ -218,7 +218,7 @@ class Choice:
         if self._scanner.found is not None:
             self._reason = "stop"
         elif part.finish_reason is not None:
-            self._reason = _reason(part.finish_reason)
+            self._reason = _reason(part.finish_reason, shaped=self._job.prepared.structured is not None)
         return self._reason is not None
 
     def finish(self) -> None:
@@ -252,7 +252,8 @@ class Choice:
         if not found:
             return
         wanted = job.request.logprobs
-        ends = () if job.request.ignore_eos else job.vocabulary.ends
+        endless = job.request.ignore_eos and job.prepared.structured is None
+        ends = () if endless else job.vocabulary.ends
         for token, entries in zip(tokens, found, strict=False):
             self._score += entries[token].logprob
             if wanted is not None and token not in ends:
@@ -271,8 +272,15 @@ class Choice:
             self._job.emit(seen)
 
 
-def _reason(word: str) -> FinishReason:
+def _reason(word: str, *, shaped: bool) -> FinishReason:
     match word:
+        case "error" if shaped:
+            # vLLM's core could not compile it, or lost its way in it.
+            raise BadRequest(
+                "the constraint cannot be followed",
+                hint="simplify the schema or grammar",
+                param="constraint",
+            )
         case "stop":
             return "stop"
         case "length":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ class VllmEngine(FramedEngine):
     slots     answers the service asks for at once; vLLM itself batches what there is
     python    the interpreter that has vLLM; empty: this one
     path      what the child finds this package under, where its interpreter has it not
+    environment  further variables of the child
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class VllmEngine(FramedEngine):
         options: Options | None = None,
         python: str = "",
         path: str = "",
+        environment: Mapping[str, str] | None = None,
         watchdog: float = WATCHDOG,
         child: str = CHILD,
     ) -> None:
@@ -57,7 +59,7 @@ class VllmEngine(FramedEngine):
             _from_files(Path(model), name, slots),
             watchdog=watchdog,
             python=python or sys.executable,
-            environment={"PYTHONPATH": path} if path else {},
+            environment={**(environment or {}), **({"PYTHONPATH": path} if path else {})},
         )
 
     def _read(self, feed: Feed, event: Event) -> Iterable[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from akashllm.errors import AkashllmError
 from akashllm.server.domain import Capability, ModelInfo
 from akashllm.server.engines.frames import Load
 from akashllm.server.engines.prompts import MAX_LOGPROBS
+from akashllm.server.engines.vllm.cluster import ClusterError, gather
 from akashllm.server.engines.vllm.options import Options
 from akashllm.server.engines.vllm.vocabulary import Vocabulary
 from akashllm.server.models.folder import describe
@@ -48,6 +50,11 @@ def start(order: Load, options: Options) -> Any:
 
     from akashllm.server.engines.vllm.stats import Counts
 
+    if options.nodes > 1:
+        try:
+            gather(options.nodes, options.gpus, say=_say)
+        except ClusterError as error:
+            raise Refusal(str(error)) from error
     wanted = arguments(order, options, _known_arguments(AsyncEngineArgs))
     try:
         config = AsyncEngineArgs(**wanted).create_engine_config()
@@ -135,6 +142,10 @@ def information(order: Load, engine: Any, vocabulary: Vocabulary, *, embeds: boo
         bos=info.bos or vocabulary.text(vocabulary.bos),
         eos=info.eos or vocabulary.text(vocabulary.eos),
     )
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
 
 
 def _known_arguments(arguments_class: Any) -> list[str]:

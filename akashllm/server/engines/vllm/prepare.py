@@ -20,6 +20,16 @@ from akashllm.server.engines.vllm.vocabulary import Vocabulary
 
 _SEEDS = 1 << 63
 _KNOWN = 64
+_JSON = {
+    "whitespace_flexible": False,
+    "item_separator": f"{shape.SPACE},{shape.SPACE}",
+    "key_separator": f"{shape.SPACE}:{shape.SPACE}",
+}
+"""The llguidance that vLLM pins (below 1.8) repeats a `whitespace_pattern` without end: white space is bounded
+around commas and colons instead, and there is none inside brackets."""
+_PENALTY = 2.0
+"""vLLM takes presence and frequency penalties from minus this to this; _HOTTEST: and temperatures up to that."""
+_HOTTEST = 2.0
 _LEAST = 1e-6
 """Stands for a top_p of 0, which leaves the most likely token and which vLLM refuses."""
 
@@ -61,7 +71,7 @@ class Preparer:
         vocabulary = self._vocabulary
         prompts.check(request, vocabulary.size)
         limit = min(self._context, request.context or self._context)
-        asked = shape.checked(request.constraint, self._trials.lark) if request.constraint else None
+        asked = shape.checked(request.constraint, self._trials.lark, _JSON) if request.constraint else None
         tokens, tail, form = self.prompts.prompt(request, limit)
         if len(tokens) >= self._context:
             # vLLM wants room for one token of the answer.
@@ -94,20 +104,21 @@ class Preparer:
         sampling = request.sampling
         most = prepared.room if request.max_tokens is None else min(request.max_tokens, prepared.room)
         echo = request.prompt_logprobs if index == 0 else None
-        ends = self._vocabulary.ends
+        # Where a constraint ends there is nothing else to say, ignored or not.
+        endless = request.ignore_eos and prepared.structured is None
         return SamplingParams(
-            temperature=max(0.0, sampling.temperature),
+            temperature=min(_HOTTEST, max(0.0, sampling.temperature)),
             top_k=max(0, sampling.top_k),
             top_p=min(1.0, max(_LEAST, sampling.top_p)),
             min_p=min(1.0, max(0.0, sampling.min_p)),
             repetition_penalty=sampling.repeat_penalty,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=max(-_PENALTY, min(_PENALTY, sampling.presence_penalty)),
+            frequency_penalty=max(-_PENALTY, min(_PENALTY, sampling.frequency_penalty)),
             logit_bias=dict(sampling.logit_bias) or None,
             seed=(sampling.seed + index) % _SEEDS if sampling.seed is not None else None,
             max_tokens=max(1, most),
-            ignore_eos=request.ignore_eos,
-            stop_token_ids=None if request.ignore_eos else sorted(ends),
+            ignore_eos=endless,
+            stop_token_ids=None if endless else sorted(self._vocabulary.ends),
             logprobs=0 if request.logprobs is None and request.score else request.logprobs,
             prompt_logprobs=echo,
             structured_outputs=_structured(prepared.structured) if prepared.structured else None,

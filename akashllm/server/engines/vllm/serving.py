@@ -14,7 +14,7 @@ import msgspec
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from akashllm.errors import ServiceError, Unsupported
+from akashllm.errors import BadRequest, ServiceError, Unsupported
 from akashllm.server.domain import (
     ChatPrompt,
     Constraint,
@@ -134,6 +134,11 @@ class Serving:
         self._running[key] = answering
         try:
             await answering.run()
+        except VLLMClientError as error:
+            if prepared.structured is None:
+                raise
+            message = f"the constraint cannot be used: {self.refusal(error)}"
+            raise BadRequest(message, hint="simplify the schema or grammar", param="constraint") from error
         finally:
             del self._running[key]
 
@@ -142,7 +147,8 @@ class Serving:
         if not self._embeds:
             raise Unsupported(
                 "this engine generates text and makes no embeddings",
-                hint="start the service with AKASHLLM_TASK=embed, or serve a model for embeddings beside it",
+                hint="start another service with AKASHLLM_TASK=embed, or with a model for embeddings",
+                param="input",
             )
         loop = asyncio.get_running_loop()
         inputs = await loop.run_in_executor(
