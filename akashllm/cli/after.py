@@ -7,7 +7,9 @@ from json import dumps
 from typing import Any
 
 from akashllm.cli.out import Out
-from akashllm.errors import AkashllmError, CheckFailed
+from akashllm.errors import AkashllmError, CheckFailed, MarketError
+from akashllm.market.base import Market
+from akashllm.market.console import ConsoleMarket
 from akashllm.market.order import Outcome
 from akashllm.state import Deployment, Store
 
@@ -35,7 +37,28 @@ def so_far(store: Store, name: str, error: AkashllmError) -> dict[str, Any]:
     return {**document, "smoke": row.facts.get("smoke")} if isinstance(error, CheckFailed) else document
 
 
-def show(out: Out, outcome: Outcome) -> None:
+def closing(out: Out, market: Market, outcome: Outcome, hours: int | None) -> int | None:
+    """The hours after which Console has said that it closes it: what was asked is read back, not believed."""
+    dseq = outcome.deployment.dseq
+    if not isinstance(market, ConsoleMarket) or dseq is None or hours is None:
+        return None
+    try:
+        limit = market.limit(dseq)
+    except MarketError as error:
+        out.talk(f"warning: whether Console closes it after {hours} hours is not known: {error.message}")
+        return None
+    if limit is None:
+        out.talk(
+            f"warning: this Console does not close it after {hours} hours, it knows no such limit: close it"
+            f" yourself, or let `akashllm watch {outcome.deployment.name}` do it"
+        )
+        return None
+    when = f", at {limit.ends}" if limit.ends else ""
+    out.talk(f"Console closes it {limit.hours} hours after its start{when}")
+    return limit.hours
+
+
+def show(out: Out, outcome: Outcome, *, closes: int | None = None) -> None:
     """The URL, the key and how to use them."""
     row = outcome.deployment
     message = {"role": "user", "content": "What is the capital of France?"}
@@ -56,6 +79,7 @@ def show(out: Out, outcome: Outcome) -> None:
             "sdl": row.sdl_path,
             "context": row.plan.get("context"),
             "price": row.plan.get("price_source"),
+            "closes_after_hours": closes,
             "smoke": outcome.report.as_dict() if outcome.report else row.facts.get("smoke"),
             "curl": curl,
         }

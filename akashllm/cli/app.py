@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from akashllm.cli import deploy, images, inside, login, look, make, operate, serve, smoke
+from akashllm.cli import browse, cost, deploy, images, inside, login, look, make, operate, serve, smoke
 from akashllm.cli.crash import redacted, save_traceback
 from akashllm.cli.out import Interrupted, WithDocument, print_json
 from akashllm.cli.text import safe
@@ -33,6 +33,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("shell", inside.shell),
     ("url", operate.url),
     ("key", operate.key),
+    ("open", browse.open_),
+    ("cost", cost.cost),
     ("close", operate.close),
     ("login", login.login),
     ("serve", serve.serve),

@@ -10,7 +10,7 @@ import typer
 
 from akashllm.cli import options as opt
 from akashllm.cli import wallet as own
-from akashllm.cli.after import show, so_far, still
+from akashllm.cli.after import closing, show, so_far, still
 from akashllm.cli.asking import planned
 from akashllm.cli.before import prices, question, secrets, with_image, worth_paying_for
 from akashllm.cli.bids import Chooser, wish_for
@@ -197,11 +197,6 @@ def _deploy(
         )
         if market.charges and store.named(plan.name) is None:
             opt.confirm(question(plan, taking.hours), yes=yes)
-        if taking.hours:
-            out.talk(
-                f"Console is asked to close it {taking.hours} hours after it starts; an older one ignores that:"
-                " look at console.akash.network, or close it yourself"
-            )
         asks = taking.bid == "ask"
         try:
             with PlainProgress() if asks else shown() as progress:
@@ -214,7 +209,7 @@ def _deploy(
             raise Interrupted(still(store.named(plan.name))) from None
         except AkashllmError as error:
             raise WithDocument(error, so_far(store, plan.name, error)) from error
-    show(out, outcome)
+    show(out, outcome, closes=closing(out, market, outcome, taking.hours))
 
 
 def _show_only(out: Out, home: Home, plan: Plan, market: Market, *, named: bool) -> None:

@@ -96,12 +96,23 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a lease costs. Amounts are in `denom`: `block` for each block, the rest so far; None: not known."""
+
+    denom: str
+    block: Decimal
+    escrow: Decimal | None = None
+    spent: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How a deployment stands, in the market's words.
 
     reason     why it is not running, for a person
     restarts   how often the service was started again
     hours      how long the funds last; None where nothing is charged or it is not known
+    terms      what it costs; None likewise
     """
 
     dseq: str
@@ -112,6 +123,7 @@ class Standing:
     restarts: int = 0
     since: str | None = None
     hours: float | None = None
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from akashllm.market.base import Market
 from akashllm.state import Deployment, Store
 
+DOOR = "open.html"
+"""A page that leads a browser to the chat page, with the key."""
+
 
 def close(
     store: Store, market: Market, row: Deployment, *, waiting: Callable[[], None] | None = None
@@ -27,7 +30,7 @@ def end(store: Store, market: Market, row: Deployment, why: str) -> Deployment:
     if row.dseq:
         market.close(row.dseq)
     directory = store.home.directory(row.name, row.id)
-    for secret in ("api-key", "manifest.json"):
+    for secret in ("api-key", "manifest.json", DOOR):
         (directory / secret).unlink(missing_ok=True)
     return store.record(row.id, "close", "after", state="closed", reason=why)
 

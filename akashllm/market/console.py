@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
 from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, MarketState, Screening, Standing
@@ -48,6 +48,14 @@ _TOKEN_SECONDS = 300
 _HANDOVERS = 3
 _LEAST_DEPOSIT = Decimal("0.5")
 _DSEQ = "/v1/deployments/{}"
+_SETTINGS = "/v2/deployment-settings/{}"
+
+
+class Limit(NamedTuple):
+    """Console closes a deployment after so many hours of lease; `ends` is when, once it has a lease."""
+
+    hours: int
+    ends: str | None
 
 
 @dataclass(kw_only=True)
@@ -200,7 +208,18 @@ class ConsoleMarket:
             url=address_of(lease),
             reason="" if state == "running" else "the provider has not started the container yet",
             hours=deployment.hours,
+            terms=deployment.terms,
         )
+
+    def limit(self, dseq: str) -> Limit | None:
+        """When Console itself will close it (`GET /v2/deployment-settings/{dseq}`); None: it will not."""
+        try:
+            found = mapping(mapping(self.http.get(_SETTINGS.format(dseq))).get("data"))
+        except NotThere:
+            return None
+        hours = number(found.get("runtimeLimitHours"))
+        ends = found.get("runtimeEndsAt")
+        return Limit(int(hours), cleaned(ends) if isinstance(ends, str) else None) if hours else None
 
     def logs(self, dseq: str, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
         """From the provider's gateway, with a token that Console makes."""

@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import urlsplit
 
-from akashllm.market.base import Bid
+from akashllm.market.base import Bid, Terms
 from akashllm.market.choose import BLOCKS_AN_HOUR
 from akashllm.market.console_errors import cleaned, nonsense
 
@@ -49,7 +49,7 @@ class LeaseRead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentRead:
-    """A deployment as Console lists it. `digest` is the manifest's, in base64; `funds` by denomination."""
+    """A deployment as Console lists it: its manifest's `digest` in base64, money by denomination."""
 
     dseq: str
     state: str
@@ -57,6 +57,7 @@ class DeploymentRead:
     name: str | None
     leases: tuple[LeaseRead, ...]
     funds: Mapping[str, Decimal]
+    spent: Mapping[str, Decimal]
 
     @property
     def open(self) -> bool:
@@ -78,6 +79,19 @@ class DeploymentRead:
             return None
         funds = self.funds.get(lease.denom)
         return None if funds is None else float(funds / lease.amount / BLOCKS_AN_HOUR)
+
+    @property
+    def terms(self) -> Terms | None:
+        """What it costs, once it has a lease; escrow and spending as of the chain's last settlement."""
+        lease = self.lease
+        if lease is None or not lease.denom:
+            return None
+        return Terms(
+            denom=lease.denom,
+            block=lease.amount,
+            escrow=self.funds.get(lease.denom),
+            spent=self.spent.get(lease.denom),
+        )
 
 
 def data_of(body: Any, call: str) -> Any:
@@ -124,13 +138,15 @@ def deployment_of(value: Any, call: str) -> DeploymentRead:
     if not dseq or not isinstance(state, str):
         raise nonsense(call)
     name = whole.get("name")
+    account = mapping(mapping(whole.get("escrow_account")).get("state"))
     return DeploymentRead(
         dseq=dseq,
         state=state,
         digest=str(inner.get("hash") or ""),
         name=name if isinstance(name, str) else None,
         leases=tuple(_leases(whole.get("leases"))),
-        funds=_funds(mapping(mapping(whole.get("escrow_account")).get("state"))),
+        funds=_coins(account.get("funds")),
+        spent=_coins(account.get("transferred")),
     )
 
 
@@ -224,9 +240,9 @@ def _leases(value: Any) -> Iterator[LeaseRead]:
         )
 
 
-def _funds(state: Mapping[str, Any]) -> dict[str, Decimal]:
+def _coins(value: Any) -> dict[str, Decimal]:
     found: dict[str, Decimal] = {}
-    for entry in items(state.get("funds")):
+    for entry in items(value):
         coin = mapping(entry)
         amount = amount_of(coin.get("amount"))
         if amount is not None and _word(coin.get("denom")):

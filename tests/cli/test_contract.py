@@ -25,6 +25,7 @@ SDL = Path(__file__).parents[2] / "sdl" / "llamacpp-llama3.yaml"
 WELL: dict[str, tuple[str, ...]] = {
     "deploy": ("--market", "local", "--dry-run"),
     "list": (),
+    "cost": (),
     "models": (),
     "plan": ("--model", "llama3", "--engine", "vllm"),
     "render": ("--model", "llama3", "--output", "{tmp}"),
@@ -44,6 +45,8 @@ ILL: dict[str, tuple[tuple[str, ...], int]] = {
     "url": (("nobody",), 4),
     "key": (("nobody",), 4),
     "close": (("nobody", "--yes"), 4),
+    "open": (("nobody",), 4),
+    "cost": (("nobody",), 4),
     "login": (("--api-key-file", "/nonexistent"), 2),
     "serve": (("--host", "0.0.0.0"), 2),
     "smoke-test": (("http://127.0.0.1:9",), 3),

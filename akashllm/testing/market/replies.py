@@ -36,9 +36,22 @@ def deployment(world: World, deployed: Deployed, *, status: bool = True) -> dict
             "created_at": str(deployed.height),
         },
         "leases": leases,
-        "escrow_account": _escrow(deployed.dseq, deployed.escrow, deployed.state),
+        "escrow_account": _escrow(deployed.dseq, deployed.escrow, deployed.state, spent=deployed.spent),
     }
     return {**shown, "name": deployed.name} if world.shape.keeps_names else shown
+
+
+def settings(world: World, deployed: Deployed) -> dict[str, Any]:
+    """`GET /v2/deployment-settings/{dseq}`; the older API knows nothing of limits."""
+    at = "2026-11-01T00:00:00.000Z"
+    known: dict[str, Any] = {
+        **dict.fromkeys(("id", "userId"), "00000000-0000-4000-8000-000000000000"),
+        "dseq": deployed.dseq, "autoTopUpEnabled": True,
+        "estimatedTopUpAmount": 0, "topUpFrequencyMs": 0, "createdAt": at, "updatedAt": at,
+    }
+    if world.shape.limits_runtime:
+        known |= {"runtimeLimitHours": deployed.limit, "runtimeEndsAt": None}
+    return {"data": known}
 
 
 def listing(world: World, skip: int, limit: int) -> dict[str, Any]:
@@ -210,14 +223,14 @@ def lease_status(dseq: str, leased: Leased) -> dict[str, Any] | None:
     }
 
 
-def _escrow(xid: str, dollars: Decimal, state: str) -> dict[str, Any]:
+def _escrow(xid: str, dollars: Decimal, state: str, *, spent: Decimal = Decimal(0)) -> dict[str, Any]:
     amount = {"denom": "uact", "amount": f"{dollars * MILLIONTH:.18f}"}
     return {
         "id": {"scope": "deployment", "xid": f"{OWNER}/{xid}"},
         "state": {
             "owner": OWNER,
             "state": "open" if state in {"active", "open"} else "closed",
-            "transferred": [{"denom": "uact", "amount": "0"}],
+            "transferred": [{"denom": "uact", "amount": f"{spent * MILLIONTH:.18f}"}],
             "settled_at": "20000000",
             "funds": [amount],
             "deposits": [{"owner": OWNER, "height": "20000000", "source": "grant", "balance": amount}],

@@ -128,6 +128,8 @@ class MarketServer:
             case "DELETE /v1/deployments/{dseq}":
                 world.close(word)
                 return 200, {"data": {"success": True}}
+            case "GET /v2/deployment-settings/{dseq}":
+                return 200, replies.settings(world, world.get(word))
             case "GET /v1/bids":
                 dseq = query["dseq"][0]
                 return 200, replies.bids(world.get(dseq), world.bids(dseq))
@@ -170,6 +172,7 @@ _BY_ITSELF = frozenset(
 )
 _WITH_WORD = {
     "/v1/deployments/": ("/v1/deployments/{dseq}", frozenset({"GET", "PUT", "DELETE"})),
+    "/v2/deployment-settings/": ("/v2/deployment-settings/{dseq}", frozenset({"GET"})),
     "/v1/providers/": ("/v1/providers/{address}", frozenset({"GET"})),
 }
 

@@ -84,7 +84,7 @@ class Leased:
 
 @dataclass(kw_only=True)
 class Deployed:
-    """A deployment; `escrow` is in US dollars."""
+    """A deployment; `escrow` and `spent` are in US dollars."""
 
     dseq: str
     sdl: str
@@ -92,6 +92,7 @@ class Deployed:
     digest: str
     groups: list[dict[str, Any]]
     escrow: Decimal
+    spent: Decimal = Decimal(0)
     name: str | None = None
     limit: int | None = None
     state: str = "active"
@@ -272,7 +273,9 @@ class World:
                     price = leased.price * BLOCKS_AN_HOUR / MILLIONTH
                     for _ in range(hours):
                         leased.hours += 1
-                        deployed.escrow -= min(price, deployed.escrow)
+                        due = min(price, deployed.escrow)
+                        deployed.escrow -= due
+                        deployed.spent += due
                         limit = deployed.limit is not None and leased.hours >= deployed.limit
                         if limit or not deployed.escrow:
                             self._end(deployed, BY_OWNER if limit else NO_FUNDS)
