@@ -71,8 +71,8 @@ class PlainProgress:
         self._line(f"[{name}] {text}")
 
     def loading(self, percent: float | None, text: str) -> None:
-        """A line when the state changes, or another tenth is loaded."""
-        reached = (text, (percent or 0.0) // _STEP)
+        """A line when what is done changes, or another tenth of it is; sizes alone are no news."""
+        reached = (text.partition(": ")[0], (percent or 0.0) // _STEP)
         if reached != self._last:
             self._last = reached
             self._line(f"[ready] {text}" + (f" {percent:.0f} %" if percent is not None else ""))

@@ -22,6 +22,9 @@ _POLL = 0.25
 """Seconds between two looks at this machine; a market elsewhere is looked at less often."""
 
 POLL_REMOTE = 3.0
+FORWARD = 5.0
+"""Percent that a model has to come forward for its wait to begin anew."""
+
 _KEY_BYTES = 24
 ENDED = frozenset({"failed", "stopped", "closed"})
 """States of a standing in which nothing runs any more."""
@@ -71,15 +74,29 @@ class Driver:
     ask: Callable[[str, str | None], Health] = probe
     gather: float = 0.0
 
-    def until(self, work: Work, met: Callable[[Standing], bool], what: str) -> Standing:
-        """Poll until `met`; give up where the market says that it failed, stop waiting at the time-out."""
-        deadline = self.clock.monotonic() + work.order.timeout
+    def until(
+        self,
+        work: Work,
+        met: Callable[[Standing], bool],
+        what: str,
+        *,
+        percent: Callable[[], float] = lambda: 0.0,
+    ) -> Standing:
+        """Poll until `met`; give up where the market says that it failed, stop waiting at the time-out.
+
+        The time-out begins anew with every `FORWARD` percent: a large model takes as long as it takes to fetch,
+        as long as it does come.
+        """
+        deadline, best = self.clock.monotonic() + work.order.timeout, 0.0
         while True:
             standing = self.standing(work)
             if standing.state in ENDED:
                 self.give_up(work, standing.reason or f"it is {standing.state}")
             if met(standing):
                 return standing
+            if percent() >= best + FORWARD:
+                best = percent()
+                deadline = self.clock.monotonic() + work.order.timeout
             if self.clock.monotonic() >= deadline:
                 if self.left(work):
                     raise Elsewhere(f"{what} after {work.order.timeout:.0f} s")

@@ -21,21 +21,22 @@ def await_model(driver: Driver, work: Work) -> dict[str, Any]:
     """Wait until the service says that its model is loaded."""
     driver.progress.step("ready", "waiting for the model")
     assert work.row.url is not None
-    url, restarts = work.row.url, 0
+    url, restarts, percent = work.row.url, 0, 0.0
 
     def ready(standing: Standing) -> bool:
-        nonlocal restarts
+        nonlocal restarts, percent
         if standing.restarts > restarts:
             restarts = standing.restarts
             driver.progress.note(f"the service was started again ({standing.reason})")
         health = driver.ask(url, work.key)
         if health.state == "failed":
             driver.give_up(work, health.reason or "the service says that it failed")
-        words = "the port is not open yet" if health.state == "unreachable" else health.state
+        percent = health.percent or 0.0
+        words = "the port is not open yet" if health.state == "unreachable" else health.reason or health.state
         driver.progress.loading(100.0 if health.state == "ready" else health.percent, words)
         return health.state == "ready"
 
-    driver.until(work, ready, "the model is not ready")
+    driver.until(work, ready, "the model is not ready", percent=lambda: percent)
     return {}
 
 

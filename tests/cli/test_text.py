@@ -62,6 +62,18 @@ def test_plain_progress_speaks_once_a_tenth(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.count("\n") == 11
 
 
+def test_plain_progress_of_a_download(capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes that change at each look are no news; another tenth is, and so is another file."""
+    with PlainProgress() as progress:
+        for step in range(100):
+            progress.loading(step / 2, f"downloading a.gguf: {step / 10:.1f} of 20.0 GiB")
+        progress.loading(50.0, "downloading b.gguf: 10.0 of 20.0 GiB")
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert lines[1] == "[ready] downloading a.gguf: 2.0 of 20.0 GiB 10 %"
+
+
 def test_live_progress_takes_no_markup_and_no_escapes() -> None:
     """In a terminal, hostile text is neither styled, linked nor obeyed: only rich's own sequences appear."""
     stream = io.StringIO()

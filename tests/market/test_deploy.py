@@ -222,7 +222,8 @@ def test_a_broken_promise_is_an_error_and_the_service_stays(store: Store, order:
 
 def test_progress_tells_the_steps_and_the_percentage(store: Store, order: Order) -> None:
     """What happens is told through the protocol, the loading with its percentage."""
-    looks = iter([Health("unreachable"), Health("loading", 50.0), Health("ready")])
+    coming = Health("loading", 20.0, "downloading m.gguf at 1 of 5 GiB")
+    looks = iter([Health("unreachable"), coming, Health("loading", 50.0), Health("ready")])
     notes = Notes()
 
     deployer(store, ScriptedMarket(), ask=lambda _url, _key: next(looks), progress=notes).deploy(order)
@@ -231,9 +232,37 @@ def test_progress_tells_the_steps_and_the_percentage(store: Store, order: Order)
     assert steps == list(STEPS[:-1])
     assert [line for line in notes.said if ":" not in line] == [
         "the port is not open yet None",
+        "downloading m.gguf at 1 of 5 GiB 20.0",
         "loading 50.0",
         "ready 100.0",
     ]
+
+
+def test_weights_that_keep_coming_are_waited_for(store: Store, order: Order) -> None:
+    """A download that takes many times the time-out is no failure as long as it comes forward."""
+    clock = Ticking()
+
+    def ask(_url: str, _key: str | None) -> Health:
+        percent = clock.now / 3
+        return Health("ready") if percent >= 100 else Health("loading", percent, "downloading m.gguf")
+
+    assert deployer(store, ScriptedMarket(), clock=clock, ask=ask).deploy(order).deployment.state == "active"
+    assert clock.now >= 300 > 5 * order.timeout
+
+
+def test_weights_that_hardly_come_are_not_waited_for(store: Store, order: Order) -> None:
+    """A download that stands still, or as good as, ends the wait at the time-out."""
+    clock = Ticking()
+
+    with pytest.raises(MarketError, match="the model is not ready"):
+        deployer(
+            store,
+            ScriptedMarket(),
+            clock=clock,
+            ask=lambda *_: Health("loading", min(4.0, clock.now), "slowly"),
+        ).deploy(order)
+
+    assert clock.now < 2 * order.timeout
 
 
 def test_the_key_is_nowhere_in_the_record(store: Store, order: Order) -> None:
