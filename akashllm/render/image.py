@@ -31,7 +31,7 @@ _LOCKS: dict[EngineName, dict[str, str]] = {
         "llama-cpp-python.lock": "llama-cpp-python.txt",
         "build.lock": "build.txt",
     },
-    "vllm": {"requirements.lock": "server.txt"},
+    "vllm": {"requirements.lock": "server.txt", "ray.lock": "ray.txt"},
     "ollama": {"requirements.lock": "server.txt"},
 }
 _HEALTH = (
