@@ -111,6 +111,7 @@ class Builder:
             ),
             build=build,
             measure=lambda: self.measure(placed(), context, slots),
+            place=lambda: coming.here() if coming is not None else files.weights,
             slots=slots,
             defaults=defaults,
             **said,

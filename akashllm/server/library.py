@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from akashllm.names import ModelName
@@ -29,6 +30,7 @@ class Offer:
     digest      of its manifest, 64 hexadecimal digits
     modified    nanoseconds since 1970
     measure     what it will take, read from its files; may block
+    place       its weights, if they are here;  None: its digest says all there is to say
     slots       answers at once;  keep_alive: seconds; the settings' where None
     pinned      loaded at the start and never unloaded
     preload     messages to evaluate once it is loaded
@@ -40,6 +42,7 @@ class Offer:
     digest: str = ""
     modified: int = 0
     measure: Callable[[], Measured] = Measured
+    place: Callable[[], Path | None] | None = None
     slots: int | None = None
     keep_alive: float | None = None
     pinned: bool = False

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -31,6 +32,7 @@ from akashllm.server.guard.limits import check
 from akashllm.server.health import Health
 from akashllm.server.logs import current
 from akashllm.server.metrics import Metrics
+from akashllm.server.models.identity import Identity, ModelFile
 from akashllm.server.residence import Residence
 from akashllm.server.room import Room
 from akashllm.server.settings import Settings
@@ -70,6 +72,7 @@ class Resident:
     measure    says what it will take in memory, in bytes; may block
     pinned     it stays in memory
     preload    messages whose key-value cache is made when the model is loaded
+    place      where its weights are, if they are here
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class Resident:
         measure: Callable[[], int] = int,
         pinned: bool = False,
         preload: tuple[Message, ...] = (),
+        place: Callable[[], Path | None] | None = None,
     ) -> None:
         self.name = name
+        self._file = ModelFile(place, name)
         self.digest = digest
         self.pinned = pinned
         self.used = 0
@@ -126,6 +131,16 @@ class Resident:
         return self.engine.info
 
     # --- the model in memory -----------------------------------------------------------------------
+
+    @property
+    def file(self) -> Path | None:
+        """Its weights, if they are a file on this machine."""
+        return self._file.path
+
+    async def identity(self) -> Identity:
+        """Digest and date of its file; the name's if there is none."""
+        found = await self._file.identity()
+        return found._replace(digest=self.digest) if self.digest else found
 
     @property
     def busy(self) -> bool:

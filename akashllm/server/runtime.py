@@ -163,6 +163,7 @@ class Runtime:
             resident = self._residents.get(offer.key)
             if resident is None:
                 resident = self._residents[offer.key] = self._settle(offer, offer.name, engine)
+                resident.health.asked()
             else:
                 await engine.close()
         if self._keys.get(name, offer.key) != offer.key:
@@ -188,6 +189,7 @@ class Runtime:
             measure=lambda: said.measure().need,
             pinned=said.pinned,
             preload=said.preload,
+            place=said.place,
         )
 
     def _let_go(self, name: ModelName) -> None:

@@ -57,10 +57,11 @@ async def status() -> Response:
 
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def tags(request: Request) -> Response:
-    """The models that can be asked for: the deployed one under each of its names, and those of the store."""
+    """The models that can be asked for: the deployed one by all its names, those of store and configuration."""
     runtime = _runtime(request)
     store = _store(request)
     others = await asyncio.to_thread(_listed, store) if store is not None else []
+    configured = [await _entry(runtime, offer.name) for offer in await runtime.offers() if not offer.digest]
     identity = await _identity(request)
     info = runtime.engine.info
     return _json(
@@ -70,7 +71,7 @@ async def tags(request: Request) -> Response:
             size=max(identity.size, info.size),
             digest=identity.digest,
             modified_at=responses.timestamp(identity.modified),
-            others=others,
+            others=(*configured, *others),
         )
     )
 
@@ -78,7 +79,6 @@ async def tags(request: Request) -> Response:
 @router.get("/api/ps")
 async def ps(request: Request) -> Response:
     """The models in memory, the one that stays longest first."""
-    digest = (await _identity(request)).digest
     now = datetime.now(UTC)
     loaded = [resident for resident in _runtime(request).residents() if resident.loaded()]
     loaded.sort(key=lambda resident: resident.expires_at() or _NEVER, reverse=True)
@@ -86,7 +86,7 @@ async def ps(request: Request) -> Response:
         catalogue.running(
             resident.name,
             resident.info,
-            digest=resident.digest or digest,
+            digest=resident.digest or (await _identity(request, resident)).digest,
             expires_at=catalogue.expiry(resident.expires_at(), now),
         )
         for resident in loaded
@@ -104,8 +104,8 @@ async def show(request: Request) -> Response:
     if stored is not None:
         return _json(await asyncio.to_thread(_show, stored, asked))
     served = await _served(runtime, asked.model, f"model '{name}' not found")
-    identity = await _identity(request)
-    file = _file(request)
+    identity = await _identity(request, served.resident)
+    file = _file(request, served.resident)
     info = served.resident.info
     if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
         info = msgspec.structs.replace(info, metadata={**info.metadata, "general.basename": name.model})
@@ -330,16 +330,33 @@ def _ident(request: Request) -> str:
     return ident or secrets.token_hex(8)
 
 
-def _file(request: Request) -> Path | None:
-    """The model's file on this machine, if the model is a file."""
+async def _entry(runtime: Runtime, name: str) -> catalogue.Listed:
+    """A model of the configuration, as `/api/tags` lists it."""
+    resident = await runtime.resident(name)
+    identity = await resident.identity()
+    return catalogue.listed(
+        name,
+        resident.info,
+        size=max(identity.size, resident.info.size),
+        digest=identity.digest,
+        modified_at=responses.timestamp(identity.modified),
+    )
+
+
+def _file(request: Request, resident: Resident | None = None) -> Path | None:
+    """The file of a model (the deployed one's without `resident`), if it is one on this machine."""
     state = request.app.state
+    if resident is not None and resident is not _runtime(request).primary:
+        return resident.file
     path: Path | None = state.model_file.path if hasattr(state, "model_file") else state.settings.model_file
     return path if path is not None and path.exists() else None
 
 
-async def _identity(request: Request) -> Identity:
-    """Digest and date of the model's file, worked out once and kept with the application."""
+async def _identity(request: Request, resident: Resident | None = None) -> Identity:
+    """Digest and date of a model's file, worked out once and kept; the deployed one's without `resident`."""
     state = request.app.state
+    if resident is not None and resident is not _runtime(request).primary:
+        return await resident.identity()
     if not hasattr(state, "model_file"):
         state.model_file = ModelFile(_file(request), _runtime(request).serves()[0])
     file: ModelFile = state.model_file

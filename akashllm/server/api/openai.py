@@ -103,11 +103,12 @@ async def embeddings(request: Request) -> Response:
 
 @router.get("/models", summary="List the names of the model that is served")
 async def list_models(request: Request) -> Response:
-    """Every name the service answers to, and those of its store."""
+    """Every name the service answers to, and those of its configuration and its store."""
     runtime = _runtime(request)
     store: ModelStore | None = getattr(request.app.state, "store", None)
     stored = await asyncio.to_thread(store.list) if store is not None else []
-    others = [(str(model.name), model.modified // 1_000_000_000) for model in stored]
+    others = [(offer.name, _created(runtime)) for offer in await runtime.offers() if not offer.digest]
+    others += [(str(model.name), model.modified // 1_000_000_000) for model in stored]
     return _json(wire.models_answer(runtime.serves(), _created(runtime), runtime.engine.info.context, others))
 
 

@@ -103,24 +103,29 @@ def tags(
 ) -> bytes:
     """The body of `/api/tags`: every name the model is served under, and `others`; the newest first.
 
+    Of entries with one name the first is shown.
+
     `size` is in bytes on disk.
     """
-    listed = [
-        Listed(
-            name=name,
-            model=name,
-            modified_at=modified_at,
-            size=size,
-            digest=digest,
-            details=details(info, lengths=True),
-            capabilities=list(info.capabilities),
-        )
-        for name in names
-    ]
-    taken = {name.lower() for name in names}
-    listed += [other for other in others if other.name.lower() not in taken]
-    listed.sort(key=lambda one: one.modified_at.rstrip("Z"), reverse=True)
-    return msgspec.json.encode({"models": listed})
+    own = [listed(name, info, size=size, digest=digest, modified_at=modified_at) for name in names]
+    shown: dict[str, Listed] = {}
+    for one in (*own, *others):
+        shown.setdefault(one.name.lower(), one)
+    newest = sorted(shown.values(), key=lambda one: one.modified_at.rstrip("Z"), reverse=True)
+    return msgspec.json.encode({"models": newest})
+
+
+def listed(name: str, info: ModelInfo, *, size: int, digest: str, modified_at: str) -> Listed:
+    """One entry of `/api/tags`."""
+    return Listed(
+        name=name,
+        model=name,
+        modified_at=modified_at,
+        size=size,
+        digest=digest,
+        details=details(info, lengths=True),
+        capabilities=list(info.capabilities),
+    )
 
 
 def running(name: str, info: ModelInfo, *, digest: str, expires_at: str) -> Running:
