@@ -11,11 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from akashllm.models import TINY
 from akashllm.server.settings import BadSettings, Settings
 from akashllm.testing.engine import ScriptedEngine
+from akashllm.testing.files import Fault, running_files
 from tests.ollama.conftest import serving
 from tests.store.build import files, model
-from tests.store.conftest import ADMIN, KEY
+from tests.store.conftest import ADMIN, HOST, KEY, Shelf, content
 
 ZERO = f"sha256:{'0' * 64}"
 ROUTES = [
@@ -52,7 +54,7 @@ def test_only_the_admin_key_manages(method: str, path: str, locked_service: str,
     assert everyday[0] == 403
     if method != "HEAD":
         assert everyday[1].startswith("managing models needs the admin key, and this is the other one")
-    assert admin[0] not in {401, 403} or path == "/api/create"
+    assert admin[0] not in {401, 403}
     assert files(root) == before
 
 
@@ -307,3 +309,53 @@ def test_the_lines_of_a_failing_pull_end_in_one_error(locked_service: str) -> No
     assert response.status_code == 200
     assert lines[0] == {"status": "pulling manifest"}
     assert list(lines[-1]) == ["error"]
+
+
+def test_a_client_that_leaves_a_pull_is_taken_up_again(root: Path) -> None:
+    """Over HTTP too: cut at 90 %, nothing has a name; asked again, only the rest is fetched."""
+    weights = content(10 << 20)
+    with running_files() as server:
+        shelf = Shelf(server)
+        shelf.offer(model=weights)
+        server.judge = lambda asked: (
+            Fault(stall=8 << 20) if "/blobs/" in asked.path and asked.span and asked.span[0] else None
+        )
+        settings = Settings(
+            models=str(root),
+            manage_unauthenticated=True,
+            registry_mirrors=((HOST, server.url),),
+            log_level="error",
+        )
+        with serving(ScriptedEngine(), settings) as url:
+            with httpx.stream("POST", f"{url}/api/pull", json={"model": "m"}, timeout=60) as response:
+                for line in response.iter_lines():
+                    if json.loads(line).get("completed", 0) >= 9 << 20:
+                        break
+            record = root / "blobs" / f".sha256-{hashlib.sha256(weights).hexdigest()}.partial.json"
+            while not record.exists():
+                assert httpx.get(f"{url}/api/tags").json()["models"][0]["name"] == "tiny:latest"
+            assert not (root / "manifests").exists()
+            assert [path.name for path in (root / "blobs").iterdir() if path.name.startswith("sha256-")] == []
+            server.judge = None
+            server.released.set()
+            server.seen.clear()
+            last = httpx.post(f"{url}/api/pull", json={"model": "m"}, timeout=60).text.splitlines()[-1]
+
+        assert json.loads(last) == {"status": "success"}
+        large = [asked.span[0] for asked in server.seen if asked.span and asked.span[1] > 1 << 20]
+        assert min(large) >= 9 << 20
+
+
+def test_weights_that_are_none_are_listed_and_shown(service: str, root: Path) -> None:
+    """A file that is no GGUF, or a broken one, is described by its configuration, and nothing falls over."""
+    model(root, "noise", b"GGUF" + b"\xff" * 1000)
+    model(root, "cut", TINY.read_bytes()[:5000])
+
+    with httpx.Client(base_url=service) as http:
+        listed = {each["name"]: each for each in http.get("/api/tags").json()["models"]}
+        shown = [http.post("/api/show", json={"model": each, "verbose": True}) for each in ("noise", "cut")]
+
+    assert listed["noise:latest"]["details"]["family"] == "llama"
+    assert listed["cut:latest"]["size"] > 5000
+    assert [response.status_code for response in shown] == [200, 200]
+    assert shown[0].json()["model_info"]["general.architecture"] == "llama"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -14,6 +15,8 @@ from akashllm.server.models.manifest import Layer
 from akashllm.server.models.registry import Registries, Registry
 from akashllm.server.models.steps import Step, Tell, watched
 from akashllm.server.models.store import ModelStore
+
+logger = logging.getLogger(__name__)
 
 PARTS = 8
 """Requests at once for one file."""
@@ -43,6 +46,7 @@ async def pull(
             yield Step("verifying sha256 digest")
             yield Step("writing manifest")
             removed = await asyncio.to_thread(store.link, name, data)
+    logger.info("pulled the model %s", name)
     if removed:
         yield Step("removing unused layers")
     yield Step("success")

@@ -59,6 +59,7 @@ async def push(
             ) as response:
                 if not response.is_success:
                     raise RegistryFailed(f"push model manifest: {await registry.refusal(response)}")
+    logger.info("pushed the model %s", name)
     yield Step("success")
 
 

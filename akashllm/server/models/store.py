@@ -178,6 +178,7 @@ class ModelStore:
         with self.volume.locked():
             _, data = self.manifest(source)
             self.link(destination, data)
+        logger.info("copied the model %s to %s", source, destination)
 
     def delete(self, name: ModelName) -> None:
         """Remove a model, damaged or not, and the files that no other uses. Raises `ModelNotFound`."""
@@ -194,6 +195,7 @@ class ModelStore:
                 except OSError:
                     break
             self._remove(digests)
+        logger.info("deleted the model %s", name)
 
     @contextlib.contextmanager
     def keeping(self, digests: Iterable[Sha256]) -> Iterator[None]:
