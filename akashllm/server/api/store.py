@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, cast
@@ -148,6 +149,9 @@ async def _delete(request: Request, store: ModelStore, name: ModelName, asked: s
                 f"model '{asked}' is what this service was started with, not one of its store: it stays"
             ) from error
         raise ModelNotFound(f"model '{asked}' not found", param="model") from error
+    # Whoever asks for the name next would find it gone and have its memory given back; this asks at once.
+    with contextlib.suppress(ModelNotFound):
+        await runtime.find(str(name))
 
 
 async def _progress(request: Request, steps: AsyncGenerator[Step], *, stream: bool) -> Response:
