@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from akashllm.errors import BadName, UsageError
+from akashllm.names import ModelName, admit
 from akashllm.server.domain import ModelInfo
 from akashllm.server.engine import Engine
 from akashllm.server.engines.fetched import FetchedEngine
 from akashllm.server.models.hub import Hub
 from akashllm.server.models.origin import Origin, parse_origin
+from akashllm.server.models.pulled import PulledWeights
+from akashllm.server.models.registry import Registries
 from akashllm.server.models.source import Patience
+from akashllm.server.models.store import ModelStore
 from akashllm.server.models.weights import Choice, HubWeights, UrlWeights, Weights
 from akashllm.server.settings import PREFIX, Settings
 
@@ -43,6 +47,7 @@ def model_path(settings: Settings, engine: Engine) -> Path | None:
 
 def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Weights | None:
     """The weights that `text` names (see `akashllm.server.models.origin`), or None for a path."""
+    admit(settings.registries)
     try:
         origin = parse_origin(text)
     except BadName as error:
@@ -54,7 +59,7 @@ def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Wei
         case "url":
             return UrlWeights(origin, root, patience=_patience(settings))
         case "library":
-            return _of_library(origin)
+            return None if Path(origin.name).exists() else _of_library(origin, settings)
         case "local":
             return None
 
@@ -77,11 +82,8 @@ def data_folder(settings: Settings) -> Path:
     return (Path(cache) if cache.startswith("/") else Path.home() / ".cache") / "akashllm"
 
 
-def _of_library(origin: Origin) -> Weights | None:
-    if Path(origin.name).exists():
-        return None
-    raise UsageError(
-        f"{origin.name} is neither a file here nor a repository",
-        hint=f"set {PREFIX}MODEL to a path, hf.co/org/repo:QUANT or the address of a file; names of Ollama's "
-        "library are for the engine ollama",
-    )
+def _of_library(origin: Origin, settings: Settings) -> Weights:
+    """A model that Ollama's registry has, in the store of the settings or else on the volume."""
+    store = ModelStore(Path(settings.models) if settings.models else data_folder(settings) / "models")
+    registries = Registries(settings.registries, settings.registry_mirrors, settings.registry_auth)
+    return PulledWeights(store, registries, ModelName.parse(origin.name))

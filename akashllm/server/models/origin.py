@@ -72,10 +72,10 @@ def parse_origin(text: str) -> Origin:
         return _of_hub(text, hub)
     if text.startswith(("http://", "https://")):
         return _of_address(text)
-    if text == "tiny" or text.endswith(".gguf") or text.startswith(("/", "./", "../", "~")):
-        return Origin("local", text)
     if text.startswith(("hf.co/", "huggingface.co/")) or "://" in text:
         raise BadName("the model is malformed", hint=_HINT)
+    if text == "tiny" or text.endswith(".gguf") or text.startswith(("/", "./", "../", "~")):
+        return Origin("local", text)
     try:
         ModelName.parse(text)
     except BadName:
