@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
 from akashllm.names import admit
-from akashllm.server.api import audio, chat_page, ollama, openai, ops, store
+from akashllm.server.api import audio, chat_page, create, ollama, openai, ops, store
 from akashllm.server.engine import Engine, Transcriber
 from akashllm.server.fetching import model_path
 from akashllm.server.fleet import make_runtime
@@ -92,6 +92,7 @@ def create_app(settings: Settings, engine: Engine, transcriber: Transcriber | No
     app.include_router(ops.router)
     app.include_router(chat_page.router)
     app.include_router(store.router)
+    app.include_router(create.router)
     app.include_router(ollama.router)
     for prefix in ("/v1", "/openai/v1"):
         app.include_router(store.openai, prefix=prefix)

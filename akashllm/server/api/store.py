@@ -72,13 +72,6 @@ async def push_model(request: Request, store: Store) -> Response:
     return await _progress(request, steps, stream=asked.stream)
 
 
-@router.post("/api/create", summary="Not in this version")
-async def create_model(store: Store) -> Response:
-    """Refused, to those who may manage models too."""
-    del store
-    raise Forbidden("this version does not create models from a Modelfile: pull, upload and copy them")
-
-
 @router.post("/api/copy", summary="Give a model a second name")
 async def copy_model(request: Request, store: Store) -> Response:
     """An empty answer, once it is done."""
