@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,12 +18,15 @@ MAX_DEPTH = 64
 MAX_SIZE = 256 * 1024
 """Bytes of a schema, grammar or expression."""
 
-_JSON_OPTIONS = {"whitespace_pattern": r"[ \t\n]{0,24}"}
+SPACE = r"[ \t\n]{0,24}"
+BOUNDED: Mapping[str, Any] = {"whitespace_pattern": SPACE}
 """White space between JSON tokens has an end: a model that likes it would otherwise never come to the point."""
 
 
-def checked(constraint: Constraint, lark: Callable[[str], str]) -> Constraint:
-    """The constraint as a schema with bounded white space, in Lark, or a regex. Raises `BadRequest`.
+def checked(
+    constraint: Constraint, lark: Callable[[str], str], options: Mapping[str, Any] = BOUNDED
+) -> Constraint:
+    """The constraint as a schema with llguidance's `options`, in Lark, or a regex. Raises `BadRequest`.
 
     `lark` turns GBNF into Lark.
     """
@@ -31,9 +34,9 @@ def checked(constraint: Constraint, lark: Callable[[str], str]) -> Constraint:
     _check_size(value)
     match constraint.kind:
         case "json_object":
-            return Constraint(kind="json_schema", value=_checked_schema('{"type":"object"}'))
+            return Constraint(kind="json_schema", value=_checked_schema('{"type":"object"}', options))
         case "json_schema":
-            return Constraint(kind="json_schema", value=_checked_schema(value))
+            return Constraint(kind="json_schema", value=_checked_schema(value, options))
         case "gbnf":
             _check_brackets(value)
             return Constraint(kind="lark", value=lark(value))
@@ -56,7 +59,7 @@ def _check_size(value: str) -> None:
         raise BadRequest(message, param="constraint")
 
 
-def _checked_schema(text: str) -> str:
+def _checked_schema(text: str, options: Mapping[str, Any]) -> str:
     try:
         schema = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -81,7 +84,7 @@ def _checked_schema(text: str) -> str:
                 inner.extend(value)
         level = [value for value in inner if isinstance(value, dict | list)]
         if not level:
-            return json.dumps({**closed(schema), "x-guidance": _JSON_OPTIONS})
+            return json.dumps({**closed(schema), "x-guidance": options})
     message = f"the JSON Schema is nested deeper than {MAX_DEPTH} levels"
     raise BadRequest(message, param="constraint")
 

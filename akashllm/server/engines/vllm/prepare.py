@@ -28,7 +28,7 @@ _JSON = {
 """The llguidance that vLLM pins (below 1.8) repeats a `whitespace_pattern` without end: white space is bounded
 around commas and colons instead, and there is none inside brackets."""
 _PENALTY = 2.0
-"""vLLM takes presence and frequency penalties from minus this to this; _HOTTEST: and temperatures up to that."""
+"""vLLM takes presence and frequency penalties from minus this to this; _HOTTEST: temperatures up to that."""
 _HOTTEST = 2.0
 _LEAST = 1e-6
 """Stands for a top_p of 0, which leaves the most likely token and which vLLM refuses."""

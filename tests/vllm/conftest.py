@@ -1,0 +1,28 @@
+"""One real vLLM for everything that needs one, and a scripted child for what a real one would not do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = Path(__file__).parent / "tiny"
+
+
+def interpreter() -> Path | None:
+    """The Python that has vLLM: AKASHLLM_VLLM_PYTHON, or where `scripts/vllm-cpu` puts it."""
+    named = os.environ.get("AKASHLLM_VLLM_PYTHON")
+    python = Path(named) if named else ROOT / ".cache/vllm/bin/python"
+    return python if python.exists() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the real vLLM are left out where there is none, and the reason says how to get one."""
+    if interpreter() is not None:
+        return
+    skip = pytest.mark.skip(reason="vLLM is not here: scripts/vllm-cpu installs it (about 3.5 GB)")
+    for item in items:
+        if item.get_closest_marker("vllm") is not None:
+            item.add_marker(skip)
