@@ -7,10 +7,10 @@ finds again, `lease` completes what is missing, `close` closes what is open. Err
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 MarketState = Literal["open", "starting", "running", "restarting", "failed", "stopped", "closed"]
 """`open` has no lease yet; `stopped` ended without being closed and may be leased again."""
@@ -79,10 +79,14 @@ class Bid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
-    """A deployment at the market. `manifest` is the market's own, where it makes one from the SDL."""
+    """A deployment at the market. `manifest` is the market's own, where it makes one from the SDL.
+
+    note   what a person should know of how it was ordered
+    """
 
     dseq: str
     manifest: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,15 @@ class LogLine:
 
     service: str
     text: str
+
+
+@runtime_checkable
+class SealsSecrets(Protocol):
+    """A market that can be given secrets so that only the provider's manifest ever holds them in clear."""
+
+    def create_sealed(self, sdl: str, secrets: Mapping[str, str], *, reference: str) -> Created:
+        """As `Market.create`, from an SDL with placeholders and their values."""
+        ...
 
 
 class Market(Protocol):

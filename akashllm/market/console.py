@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple
 
-from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
+from akashllm.errors import MarketError, MarketUnavailable, MissingExtra, ProviderFailed
 from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, MarketState, Screening, Standing
 from akashllm.market.clock import Clock, RealClock
 from akashllm.market.console_errors import NotThere, cleaned, nonsense
@@ -37,7 +37,8 @@ from akashllm.market.console_read import (
 )
 from akashllm.market.console_screen import Screen
 from akashllm.market.gateway import Gateway
-from akashllm.sdl import load, manifest_hash, manifest_json
+from akashllm.market.seal import sealed_order
+from akashllm.sdl import fill, load, manifest_hash, manifest_json
 
 _PAGE = 100
 _LOOKS = 3
@@ -105,6 +106,21 @@ class ConsoleMarket:
 
     def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
         """Open an order, once: what an earlier call may have opened is looked for first and afterwards."""
+        return self._create(sdl, {"sdl": sdl}, reference, deposit)
+
+    def create_sealed(self, sdl: str, secrets: Mapping[str, str], *, reference: str) -> Created:
+        """As `create`; where Console offers it, it gets the secrets sealed, and no manifest from here later."""
+        filled = fill(sdl, secrets)
+        try:
+            sent = sealed_order(self.http, sdl, secrets)
+        except MissingExtra as error:
+            plain = self._create(filled, {"sdl": filled}, reference, None)
+            return replace(plain, note=f"{error.message}: Console sees them in the SDL ({error.hint})")
+        if sent is None:
+            return self._create(filled, {"sdl": filled}, reference, None)
+        return replace(self._create(filled, sent, reference, None), manifest="")
+
+    def _create(self, sdl: str, sent: Mapping[str, Any], reference: str, deposit: Decimal | None) -> Created:
         made = load(sdl)
         manifest = manifest_json(made).decode()
         digest = base64.b64encode(bytes.fromhex(manifest_hash(made))).decode()
@@ -116,7 +132,7 @@ class ConsoleMarket:
             Begun(reference=reference, digest=digest, before=tuple(one.dseq for one in open_))
         )
         try:
-            reply = self._order(sdl, reference, deposit or self.deposit)
+            reply = self._order(sent, reference, deposit or self.deposit)
         except MarketUnavailable as error:
             if error.acted is False:
                 self.journal.forget(reference)
@@ -166,7 +182,9 @@ class ConsoleMarket:
                 "provider": target.provider,
             }
             try:
-                reply = self.http.post("/v1/leases", {"manifest": manifest, "leases": [wanted]})
+                # Without one Console makes it from the SDL that it keeps, and opens the secrets for it.
+                handed = {"manifest": manifest} if manifest else {}
+                reply = self.http.post("/v1/leases", {**handed, "leases": [wanted]})
                 taken = deployment_of(data_of(reply, "POST /v1/leases"), "POST /v1/leases").lease
             except MarketUnavailable as error:
                 problem = error
@@ -286,8 +304,8 @@ class ConsoleMarket:
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def _order(self, sdl: str, reference: str, deposit: Decimal | None) -> Any:
-        data: dict[str, Any] = {"sdl": sdl, "name": reference}
+    def _order(self, sent: Mapping[str, Any], reference: str, deposit: Decimal | None) -> Any:
+        data: dict[str, Any] = {**sent, "name": reference}
         if self.hours is not None:
             data["runtimeLimitHours"] = self.hours
         if deposit is not None:

@@ -53,9 +53,14 @@ class Work:
         assert self.row.dseq is not None
         return self.row.dseq
 
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Every value that a placeholder may ask for."""
+        return {**self.order.secrets, API_KEY: self.key}
+
     def filled(self) -> str:
         """The SDL with its secrets."""
-        return fill(self.order.sdl, {**self.order.secrets, API_KEY: self.key})
+        return fill(self.order.sdl, self.secrets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from akashllm.errors import BidGone, MarketError, MarketUnavailable, NoBids, ProviderFailed
-from akashllm.market.base import Bid
+from akashllm.market.base import Bid, SealsSecrets
 from akashllm.market.driver import POLL_REMOTE, Driver, Work
 from akashllm.market.order import bid_from_record, bid_to_record
 from akashllm.sdl import load, manifest_json
@@ -40,7 +40,13 @@ def create(driver: Driver, work: Work) -> dict[str, Any]:
     """Order, unless an earlier attempt has."""
     driver.progress.step("create", f"ordering on the market {driver.market.name}")
     if work.row.dseq is None:
-        created = driver.market.create(work.filled(), reference=work.row.reference)
+        market, reference = driver.market, work.row.reference
+        if isinstance(market, SealsSecrets):
+            created = market.create_sealed(work.order.sdl, work.secrets, reference=reference)
+        else:
+            created = market.create(work.filled(), reference=reference)
+        if created.note:
+            driver.progress.note(created.note)
         if created.manifest is not None:
             write_private(driver.manifest_path(work.row), created.manifest)
         return {"dseq": created.dseq}

@@ -46,8 +46,12 @@ def settings(world: World, deployed: Deployed) -> dict[str, Any]:
     at = "2026-11-01T00:00:00.000Z"
     known: dict[str, Any] = {
         **dict.fromkeys(("id", "userId"), "00000000-0000-4000-8000-000000000000"),
-        "dseq": deployed.dseq, "autoTopUpEnabled": True,
-        "estimatedTopUpAmount": 0, "topUpFrequencyMs": 0, "createdAt": at, "updatedAt": at,
+        "dseq": deployed.dseq,
+        "autoTopUpEnabled": True,
+        "estimatedTopUpAmount": 0,
+        "topUpFrequencyMs": 0,
+        "createdAt": at,
+        "updatedAt": at,
     }
     if world.shape.limits_runtime:
         known |= {"runtimeLimitHours": deployed.limit, "runtimeEndsAt": None}

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, urlsplit
 
-from akashllm.testing.market import replies
+from akashllm.testing.market import replies, sealing
 from akashllm.testing.market.contract import check_reply, faults_of_request
 from akashllm.testing.market.faults import CODES, PAGE, Fault, Faults
 from akashllm.testing.market.world import OWNER, Refused, World
@@ -36,7 +36,8 @@ def key_of(seed: str = "") -> str:
 
 
 class MarketServer:
-    """A context manager; `url` is its address, `world` what stands behind it, `asked` what was called.
+    """A context manager; `url` is its address, `world` what stands behind it, `asked` what was called,
+    `heard` the bodies that came with it.
 
     key    the one API key that is accepted
     mint   makes the tokens for providers' gateways
@@ -48,6 +49,7 @@ class MarketServer:
         self.mint = mint
         self.faults = Faults()
         self.asked: list[str] = []
+        self.heard: list[bytes] = []
         self.broken: list[str] = []
         self.hung = threading.Semaphore(0)
         self._released = threading.Event()
@@ -128,6 +130,10 @@ class MarketServer:
             case "DELETE /v1/deployments/{dseq}":
                 world.close(word)
                 return 200, {"data": {"success": True}}
+            case "GET /v1/sdl-secrets-context":
+                if not world.shape.seals_secrets:
+                    raise Refused(404, "Not found", "not_found")
+                return 200, sealing.context()
             case "GET /v2/deployment-settings/{dseq}":
                 return 200, replies.settings(world, world.get(word))
             case "GET /v1/bids":
@@ -168,6 +174,7 @@ _BY_ITSELF = frozenset(
     {
         *("POST /v1/deployments", "GET /v1/deployments", "POST /v1/leases", "GET /v1/bids", "GET /v1/balances"),
         *("GET /v1/gpu-prices", "POST /v1/bid-screening", "POST /v1/create-jwt-token", _CHAIN),
+        "GET /v1/sdl-secrets-context",
     }
 )
 _WITH_WORD = {
@@ -224,6 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         operation, word = _operation(self.command, parts.path)
         raw = self.rfile.read(min(int(self.headers.get("Content-Length") or 0), _MAX_BODY))
         self.market.asked.append(operation or f"{self.command} {parts.path}")
+        self.market.heard.append(raw)
         fault = self.market.faults.next(operation)
         fault = None if fault and fault.kind == "ok" else fault
         if fault and fault.moment == "before" and self._fail(fault):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from akashllm.errors import BadSdl
+from akashllm.errors import BadSdl, UsageError
 from akashllm.market.choose import BLOCKS_AN_HOUR, MILLIONTH
-from akashllm.sdl import group_specs, load, manifest_hash, manifest_json
+from akashllm.sdl import fill, group_specs, load, manifest_hash, manifest_json
+from akashllm.sdl.secrets import SEALED
 from akashllm.testing.market.providers import Provider
+from akashllm.testing.market.sealing import BadSeal, opened
 
 OWNER = "akash1qypqxpq9qcrsszg2pvxq6rs0zqg3yyc5lzv7xu"
 MIN_DEPOSIT = Decimal("0.5")
@@ -42,6 +45,7 @@ class Shape:
     wants_manifest    a lease without a manifest is refused; else it is derived from the SDL
     keeps_names       `name` is kept and listed
     limits_runtime    `runtimeLimitHours` closes the deployment by itself
+    seals_secrets     `sealedSecrets` are opened for the provider's manifest, and nowhere else
     """
 
     takes_deposit: bool = True
@@ -49,6 +53,7 @@ class Shape:
     hands_manifest: bool = True
     keeps_names: bool = False
     limits_runtime: bool = False
+    seals_secrets: bool = False
 
     @classmethod
     def newer(cls) -> Shape:
@@ -59,6 +64,7 @@ class Shape:
             hands_manifest=False,
             keeps_names=True,
             limits_runtime=True,
+            seals_secrets=True,
         )
 
 
@@ -129,7 +135,7 @@ class World:
         dseq   the number, where the owner chooses it; an order that has it already is refused
         """
         try:
-            sdl = load(data["sdl"])
+            sdl = load(self._resolved(data))
         except BadSdl as error:
             raise Refused(400, f"Invalid SDL: {error.message}") from None
         deposit = Decimal(str(data.get("deposit", MIN_DEPOSIT))) if self.shape.takes_deposit else MIN_DEPOSIT
@@ -297,6 +303,19 @@ class World:
     def hash_of(self, deployed: Deployed) -> str:
         """The version on the chain, as its REST interface spells it."""
         return base64.b64encode(bytes.fromhex(deployed.digest)).decode()
+
+    def _resolved(self, data: dict[str, Any]) -> str:
+        """The SDL with its sealed secrets in place of their references."""
+        text: str = data["sdl"]
+        if not self.shape.seals_secrets or "sealedSecrets" not in data:
+            return text
+        try:
+            values = opened(data["sealedSecrets"], text)
+            return fill(re.sub(rf"{SEALED}(\w+)", r"${\1}", text), values)
+        except BadSeal as error:
+            raise Refused(error.status, str(error)) from None
+        except UsageError as error:
+            raise Refused(400, f"Invalid SDL: {error.message}") from None
 
     def _take(self, deployed: Deployed, address: str) -> Leased:
         bid = next((one for one in deployed.bids if one.provider.address == address), None)
