@@ -18,14 +18,21 @@ class Reference:
     where       hub (Hugging Face), file (a GGUF on this machine), ollama (its library)
     name        `org/repo`, a path, or `[namespace/]model`
     tag         a quantisation for the hub, a tag for Ollama
+    revision    for the hub: a branch, a tag or a commit; empty: the main branch
+    file        for the hub: the GGUF that is meant; empty: chosen by its quantisation
     """
 
     where: Where
     name: str
     tag: str = ""
+    revision: str = ""
+    file: str = ""
 
 
-_HUB = re.compile(r"(?:hf\.co|huggingface\.co)/(?P<repo>[^/:]+/[^/:]+)(?::(?P<quant>[^/:]+))?")
+_HUB = re.compile(
+    r"(?:hf\.co|huggingface\.co)/(?P<repo>[^/:@]+/[^/:@]+)(?:@(?P<revision>[^/:@]+))?"
+    r"(?:/(?P<file>[^:@]+\.gguf)|:(?P<quant>[^/:@]+))?"
+)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _OLLAMA = re.compile(
     r"(?P<name>(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)(?::(?P<tag>[\w][\w.-]*))?", re.ASCII
@@ -39,7 +46,7 @@ def parse_reference(name: str, engine: EngineName) -> Reference | None:
     """
     hub = _HUB.fullmatch(name)
     if hub:
-        return Reference("hub", hub["repo"], hub["quant"] or "")
+        return Reference("hub", hub["repo"], hub["quant"] or "", hub["revision"] or "", hub["file"] or "")
     if name.endswith(".gguf"):
         return Reference("file", name)
     if engine != "ollama" and _REPOSITORY.fullmatch(name):

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from akashllm.catalog.figures import dtype_of, from_config, from_gguf
 from akashllm.catalog.ggufs import most_used, ranged_header
 from akashllm.catalog.model import Model, Sources
 from akashllm.catalog.reference import Reference
 from akashllm.catalog.web import Web
-from akashllm.errors import BadModelFile, UsageError
+from akashllm.errors import BadModelFile, UnknownModel, UsageError
 from akashllm.gguf import read_header
-from akashllm.gguf_files import choose_file, is_weights, quant_of, same_set
+from akashllm.gguf_files import choose_file, is_weights, parts_of, quant_of, same_set
 from akashllm.plan import EngineName
 
 HUB = "https://huggingface.co"
@@ -59,15 +60,18 @@ class Hub:
             return _of_file(reference.name)
         if reference.where == "ollama":
             return self._of_ollama(reference)
-        listing = self._listing(reference.name)
+        listing = self._listing(reference.name, reference.revision)
         files = _files(listing)
         if engine == "vllm":
+            if reference.file:
+                raise UsageError(f"{reference.file} is a GGUF file", hint="use --engine llamacpp")
             return self._of_repository(reference, listing, files)
         return self._of_gguf_repository(reference, listing, files)
 
-    def _listing(self, repository: str) -> Mapping[str, Any]:
-        what = f"repository {repository}"
-        listing = self._web.json(f"{self._hub}/api/models/{repository}?blobs=true", MAX_LISTING, what=what)
+    def _listing(self, repository: str, revision: str) -> Mapping[str, Any]:
+        what = f"repository {repository}" + (f" at {revision}" if revision else "")
+        at = f"/revision/{quote(revision, safe='')}" if revision else ""
+        listing = self._web.json(f"{self._hub}/api/models/{repository}{at}?blobs=true", MAX_LISTING, what=what)
         if not isinstance(listing, Mapping):
             raise UsageError(f"the hub's answer for {what} is not what it should be")
         return listing
@@ -150,7 +154,9 @@ class Hub:
             raise UsageError(
                 f"{name} has no GGUF files", hint="use --engine vllm, or name a repository of GGUF files"
             )
-        file = choose_file(sorted(weights), reference.tag, name)
+        file = parts_of(reference.file)[0] or choose_file(sorted(weights), reference.tag, name)
+        if file not in weights:
+            raise UnknownModel(f"{name} has no file {file}", hint=f"look at {self._hub}/{name}/tree/main")
         parts = [other for other in weights if same_set(file, other)]
         url = f"{self._hub}/{name}/resolve/{revision or 'main'}/{file}"
         with ranged_header(self._web, url, f"{file} of {name}") as header:

@@ -29,10 +29,11 @@ def planned(request: DeployRequest, *, prices: Mapping[str, Any] | None = None) 
 
     prices   what Console's gpu-prices answers; None: the dated table
     """
-    from akashllm.catalog.remote import Hub
+    from akashllm.catalog.remote import HUB, Hub
 
     request = dataclasses.replace(request, model=model_word(request.model))
-    with Hub(token=os.environ.get("HF_TOKEN")) as hub:
+    where = os.environ.get("HF_ENDPOINT") or HUB
+    with Hub(token=os.environ.get("HF_TOKEN"), hub=where) as hub:
         plan = make_plan(request, lookup=hub.describe, prices=prices)
         if request.name is None:
             plan = dataclasses.replace(plan, name=default_name(plan))

@@ -31,7 +31,7 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help=f"Path of a GGUF file, or an alias.{_env('MODEL')}  [default: tiny]",
+        help=f"Path or address of a GGUF file, or an alias.{_env('MODEL')}  [default: tiny]",
         show_default=False,
     ),
 ]
@@ -152,7 +152,7 @@ def serve(
 def _model(word: str) -> dict[str, str]:
     """What the service is told about a model: the file itself, or what the plan of an alias says."""
     word = model_word(word)
-    if word == "tiny" or Path(word).is_file():
+    if word == "tiny" or "://" in word or Path(word).is_file():
         return {"AKASHLLM_MODEL": word}
     plan = planned(DeployRequest(model=word, engine="llamacpp", local=True))
     return {name: value for name, value in plan.env if name in _OF_THE_MODEL}

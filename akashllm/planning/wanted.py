@@ -36,7 +36,7 @@ def find_model(
             + "give --parameters, --layers, --kv-heads, --head-size and --hidden",
         )
     if reference.where == "hub" and request.quant and not reference.tag and request.engine != "vllm":
-        reference = Reference("hub", reference.name, request.quant)
+        reference = dataclasses.replace(reference, tag=request.quant)
     return lookup(reference, request.engine), reference
 
 
@@ -108,9 +108,14 @@ def source_for(model: Model, reference: Reference | None, engine: EngineName, qu
         return dataclasses.replace(base, kind="bundled", file="tiny-q8_0.gguf")
     if engine == "llamacpp" and source.gguf:
         file = source.gguf_file.replace("{quant}", quant)
-        # A GGUF repository is not behind the licence gate of the original.
+        # A catalogue's GGUF repository is not behind the licence gate of the original; any other one may be.
         return dataclasses.replace(
-            base, kind="gguf", repository=source.gguf, file=file, revision=source.gguf_revision, gated=False
+            base,
+            kind="gguf",
+            repository=source.gguf,
+            file=file,
+            revision=source.gguf_revision,
+            gated=model.gated and reference is not None,
         )
     if engine == "vllm" and source.hf:
         other = source.repository_for(quant)

@@ -55,6 +55,13 @@ def test_search_wants_every_word() -> None:
     [
         ("hf.co/org/repo:Q8_0", "llamacpp", Reference("hub", "org/repo", "Q8_0")),
         ("huggingface.co/org/repo", "ollama", Reference("hub", "org/repo")),
+        ("hf.co/org/repo@v1:Q8_0", "llamacpp", Reference("hub", "org/repo", "Q8_0", "v1")),
+        (
+            "hf.co/org/repo@v1/a/b-Q8_0.gguf",
+            "llamacpp",
+            Reference("hub", "org/repo", revision="v1", file="a/b-Q8_0.gguf"),
+        ),
+        ("hf.co/org/repo/b.gguf", "llamacpp", Reference("hub", "org/repo", file="b.gguf")),
         ("org/repo", "vllm", Reference("hub", "org/repo")),
         ("org/repo", "ollama", Reference("ollama", "org/repo", "latest")),
         ("some:7b", "ollama", Reference("ollama", "some", "7b")),

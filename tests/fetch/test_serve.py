@@ -18,6 +18,7 @@ import requests
 
 from akashllm import smoke
 from akashllm.catalog.remote import Hub
+from akashllm.errors import UnknownModel
 from akashllm.market.probe import Health, probe
 from akashllm.models import TINY
 from akashllm.plan import DeployRequest, Plan
@@ -25,7 +26,7 @@ from akashllm.planning import make_plan
 from akashllm.render import render_sdl
 from akashllm.sdl import load
 from akashllm.testing.files import Fault
-from akashllm.testing.hub import HubServer, running_hub
+from akashllm.testing.hub import COMMIT, HubServer, running_hub
 
 KEY = "a-key-for-the-tests-of-the-fetching-service"
 TOKEN = "hf_a-token-that-nobody-may-see"
@@ -134,6 +135,31 @@ def test_from_a_plan_to_verdicts(hub: HubServer, tmp_path: Path) -> None:
         service.until("ready")
 
     assert hub.cdn.seen == []
+
+
+@pytest.mark.parametrize(
+    ("model", "env", "secrets"),
+    [
+        ("hf.co/o/tiny", f"hf.co/o/tiny@{COMMIT}/tiny-Q8_0.gguf", ("AKASHLLM_API_KEY",)),
+        ("hf.co/o/tiny@main:Q8_0", f"hf.co/o/tiny@{COMMIT}/tiny-Q8_0.gguf", ("AKASHLLM_API_KEY",)),
+        ("hf.co/o/tiny/tiny-Q8_0.gguf", f"hf.co/o/tiny@{COMMIT}/tiny-Q8_0.gguf", ("AKASHLLM_API_KEY",)),
+        ("hf.co/o/gated", f"hf.co/o/gated@{COMMIT}/g-Q4_K_M.gguf", ("AKASHLLM_API_KEY", "HF_TOKEN")),
+    ],
+)
+def test_a_plan_pins_what_it_read(hub: HubServer, model: str, env: str, secrets: tuple[str, ...]) -> None:
+    """However a repository is named, the plan holds commit and file, and asks for a token at a gate."""
+    hub.put("o/gated", {"g-Q4_K_M.gguf": TINY.read_bytes()}, tokens=frozenset({TOKEN}), gated=True)
+
+    plan = planned(hub, model)
+
+    assert (dict(plan.env)["AKASHLLM_MODEL"], plan.secrets) == (env, secrets)
+
+
+@pytest.mark.parametrize("model", ["hf.co/o/tiny/other.gguf", "hf.co/o/tiny@nowhere"])
+def test_a_plan_of_what_is_not_there(hub: HubServer, model: str) -> None:
+    """A file or a revision that the repository does not have is refused while planning."""
+    with pytest.raises(UnknownModel):
+        planned(hub, model)
 
 
 @pytest.mark.engine
