@@ -55,16 +55,32 @@ type tools []tool
 func (t tools) String() string { return text(t) }
 
 type tool struct {
-	Type     string `json:"type"`
-	Function struct {
-		Name        string `json:"name"`
-		Description string `json:"description"`
-		Parameters  struct {
-			Type       string         `json:"type"`
-			Required   []string       `json:"required,omitempty"`
-			Properties map[string]any `json:"properties"`
-		} `json:"parameters"`
-	} `json:"function"`
+	Type     string       `json:"type"`
+	Function toolFunction `json:"function"`
+}
+
+type toolFunction struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Parameters  struct {
+		Type       string     `json:"type"`
+		Required   []string   `json:"required,omitempty"`
+		Properties properties `json:"properties"`
+	} `json:"parameters"`
+}
+
+func (f toolFunction) String() string { return text(f) }
+
+func (t tool) String() string { return text(t) }
+
+type properties map[string]property
+
+func (p properties) String() string { return text(p) }
+
+type property struct {
+	Type        string `json:"type,omitempty"`
+	Description string `json:"description,omitempty"`
+	Enum        []any  `json:"enum,omitempty"`
 }
 
 func text(v any) string {
