@@ -46,7 +46,7 @@ def machine_for(need: Need, request: DeployRequest, source: ModelSource, *, gpus
         cpu = 2.0 if weights < 1 else 8.0 if weights < 8 else 16.0
         ram = 1 + need.total_gib * 1.1
     stored = source.kind not in {"bundled", "file"}
-    # A download is written once, at its place; the rest is the file system's own and what lies beside the weights.
+    # A download is written once, in its place; the rest is for the file system and what lies beside it.
     store = math.ceil(weights * 1.25) + 2 if stored else 0
     volume = max(10, _up(store, 5)) if store and request.persistent and not request.local else 0
     disk = IMAGE_GIB[engine] if gpus or engine == "vllm" else 2
