@@ -231,8 +231,8 @@ def disk(name: str) -> Iterator[None]:
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}:
             raise DownloadFailed(
                 f"the folder of {name} cannot be written by this service: {os.strerror(error.errno or 0)}",
-                hint="mount a volume that the service's user (10001 in the images) may write to, or build the image "
-                "with --build-arg START_USER=0:0, which takes the volume over before it starts",
+                hint="mount a volume that the service's user (10001 in the images) may write to, or build the "
+                "image with --build-arg START_USER=0:0, which takes the volume over before it starts",
             ) from error
         raise DownloadFailed(f"{name} cannot be written: {error.strerror or error}") from error
 
