@@ -11,7 +11,20 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from akashllm.cli import browse, cost, deploy, images, inside, login, look, make, operate, serve, smoke
+from akashllm.cli import (
+    browse,
+    cost,
+    deploy,
+    images,
+    inside,
+    login,
+    look,
+    make,
+    operate,
+    serve,
+    smoke,
+    updating,
+)
 from akashllm.cli.crash import redacted, save_traceback
 from akashllm.cli.out import Interrupted, WithDocument, print_json
 from akashllm.cli.text import safe
@@ -32,7 +45,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("events", inside.events),
     ("shell", inside.shell),
     ("url", operate.url),
-    ("key", operate.key),
+    ("key", updating.key),
+    ("update", updating.update),
     ("open", browse.open_),
     ("cost", cost.cost),
     ("close", operate.close),

@@ -1,4 +1,4 @@
-"""What is done with a deployment once it is there: list, status, logs, url, key, close."""
+"""What is done with a deployment once it is there: list, status, logs, url, close."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from akashllm.market.base import Held, Market
 from akashllm.market.closing import close as close_one
 from akashllm.market.view import View, unrecorded, view, views
 from akashllm.state import Deployment, Home, Store
-from akashllm.state.private import read_private
 
 All = Annotated[bool, typer.Option("--all", "-a", help="Closed deployments too.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it writes; Ctrl-C ends it.")]
@@ -128,16 +127,6 @@ def url(name: opt.Name, *, json: opt.Json = False) -> None:
         raise StateError(f"{row.name} has no URL yet", hint=f"`akashllm status {row.name}` shows how far it is")
     out.document({"name": row.name, "url": row.url})
     out.line(row.url)
-
-
-def key(name: opt.Name, *, json: opt.Json = False) -> None:
-    """Print a deployment's API key."""
-    out = Out(json=json)
-    with recorded() as (store, _):
-        row = store.find(name)
-        secret = read_private(store.home.directory(row.name, row.id) / "api-key").strip()
-    out.document({"name": row.name, "api_key": secret})
-    out.line(secret)
 
 
 def close(name: opt.Name, *, yes: opt.Yes = False, json: opt.Json = False) -> None:

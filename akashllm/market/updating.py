@@ -90,7 +90,8 @@ class Updater(Deployer):
                 error.message = error.args[0]
                 raise
             row = self._keep(row, after, "", url=url, filled=filled, report=report)
-            if key and self.answers(url, before.secrets[API_KEY]) == _OK:
+            old = before.secrets[API_KEY]
+            if key not in {None, old} and self.answers(url, old) == _OK:
                 raise CheckFailed(
                     f"{row.name} has its new key, but still answers to the old one",
                     hint="another of its keys may be the same: `akashllm logs` shows how it started",
@@ -285,7 +286,9 @@ _OK = 200
 
 
 def recorded_secrets(sdl: str, manifest: str) -> dict[str, str]:
-    """Values of an SDL's placeholders, from the manifest that was made of it."""
+    """Values of an SDL's placeholders, from the manifest that was made of it; none where it was sealed."""
+    if not manifest.strip():
+        return {}
     wanted = set(placeholders(sdl))
     try:
         services = {service["name"]: service for group in json.loads(manifest) for service in group["services"]}

@@ -44,6 +44,7 @@ ILL: dict[str, tuple[tuple[str, ...], int]] = {
     "shell": (("nobody", "true"), 4),
     "url": (("nobody",), 4),
     "key": (("nobody",), 4),
+    "update": (("nobody", "--image", "me/image:1"), 4),
     "close": (("nobody", "--yes"), 4),
     "open": (("nobody",), 4),
     "cost": (("nobody",), 4),

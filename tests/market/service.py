@@ -22,10 +22,13 @@ class Handler(BaseHTTPRequestHandler):
             os._exit(3)
         if self.path == "/health":
             Handler.percent = min(100.0, Handler.percent + 40.0)
-            ready = Handler.percent >= 100 and "never-ready" not in sys.argv
-            state = "failed" if "failed" in sys.argv else "ready" if ready else "loading"
-            reason = "\x1b]0;owned\x07 no memory [/red]" if "failed" in sys.argv else ""
-            self.answer(200, {"status": state, "percent": Handler.percent, "reason": reason})
+            told = {*sys.argv, os.environ.get("STAND_IN", "")}
+            ready = Handler.percent >= 100 and "never-ready" not in told
+            state = "failed" if "failed" in told else "ready" if ready else "loading"
+            reason = "\x1b]0;owned\x07 no memory [/red]" if "failed" in told else ""
+            revision = "" if "mute" in told else os.environ.get("AKASHLLM_REVISION", "")
+            health = {"status": state, "percent": Handler.percent, "reason": reason, "revision": revision}
+            self.answer(200, health)
         elif self.headers.get("Authorization") != f"Bearer {key}":
             self.answer(401, {"error": "no key"})
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,19 +69,22 @@ def provider(name: str, **changes: Any) -> Provider:
 
 
 @pytest.fixture
-def make_place(tmp_path: Path) -> Iterator[MakePlace]:
+def make_place() -> Iterator[MakePlace]:
     """`make_place(providers=..., name="akt")`."""
     made: list[Place] = []
+    # Each step is flushed to the disk, and a test need not wait for a real one.
+    memory = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 
     def make(name: str = "provider-services", **world: Any) -> Place:
         whole = World(**{"providers": [provider(one) for one in PROVIDERS], **world})
-        home = Home(tmp_path / f"home{len(made)}").prepare()
+        home = Home(Path(memory.name) / f"home{len(made)}").prepare()
         made.append(Place(FakeCommand(whole, name=name), home))
         return made[-1]
 
     yield make
     for place in made:
         place.world.clear()
+    memory.cleanup()
 
 
 @pytest.fixture(params=["provider-services", "akt"])

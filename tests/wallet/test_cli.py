@@ -10,6 +10,7 @@ import pytest
 
 from akashllm.cli.app import run
 from akashllm.market import wallet, wallet_tx
+from akashllm.market.wallet_journal import Account, Orders
 from akashllm.state import Home
 from akashllm.testing.images import pretend_pushed
 from akashllm.testing.market import LocalRunner, World
@@ -116,7 +117,7 @@ def test_a_list_goes_on_without_the_command(
 ) -> None:
     """Where Akash's command is gone the list says that it could not ask, and shows what it knows."""
     home = Home.find()
-    wallet.Orders(home.root / "wallet").use(wallet.Account(key="mine", address="akash1x", chain="akashnet-2"))
+    Orders(home.root / "wallet").use(Account(key="mine", address="akash1x", chain="akashnet-2"))
     monkeypatch.setenv("PATH", "/nonexistent")
     said = here("list", "--json")
 
