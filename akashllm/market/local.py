@@ -31,7 +31,15 @@ SERVICE = (sys.executable, "-P", "-m", "akashllm.server")
 
 INHERITED = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH"),
-    *("XDG_CACHE_HOME", "HF_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *(
+        "XDG_CACHE_HOME",
+        "HF_HOME",
+        "HF_ENDPOINT",
+        "CUDA_VISIBLE_DEVICES",
+        "OMP_NUM_THREADS",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 """The only variables of the caller that the service sees: none that may hold a key."""
@@ -42,6 +50,9 @@ ENGINES = ("llamacpp",)
 BUNDLED = "tiny"
 
 _KEY = "AKASHLLM_API_KEY"
+_TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
+_COMING = ("hf.co/", "huggingface.co/", "hf://", "https://", "http://")
+"""How models begin that the service fetches itself."""
 _START = 30.0
 _FOLLOW = 0.2
 
@@ -205,7 +216,8 @@ class LocalMarket:
         env = environment(service)
         before = lodging.spec()
         port = self._port(before, keep=keep_port)
-        secret = env.pop(_KEY, "")
+        held = {_KEY: lodging.key, _TOKEN: lodging.token}
+        secrets = {name: env.pop(name) for name in held if env.get(name)}
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         env = {
             **inherited,
@@ -214,9 +226,9 @@ class LocalMarket:
             "AKASHLLM_PORT": str(port),
             MARK: str(lodging.directory),
         }
-        if secret:
-            write_private(lodging.key, secret + "\n")
-            env[f"{_KEY}_FILE"] = str(lodging.key)
+        for name, secret in secrets.items():
+            write_private(held[name], secret + "\n")
+            env[f"{name}_FILE"] = str(held[name])
         return RunSpec(
             argv=tuple(self.command),
             env=env,
@@ -290,8 +302,8 @@ def _check_service(env: Mapping[str, str]) -> None:
             hint="add --container, which runs its image in Docker, or use --engine llamacpp",
         )
     model = env.get("AKASHLLM_MODEL", BUNDLED)
-    if model != BUNDLED and not Path(model).is_file():
+    if model != BUNDLED and not model.startswith(_COMING) and not Path(model).is_file():
         raise MarketError(
-            f"the weights {model} are not on this machine, and the market `local` fetches none",
-            hint="download the .gguf file and give its path with --model",
+            f"the weights {model} are not on this machine",
+            hint="give the path of a .gguf file with --model, or a repository as hf.co/user/repo:QUANT",
         )

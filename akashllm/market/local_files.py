@@ -95,6 +95,11 @@ class Lodging:
         return self.directory / "api-key"
 
     @property
+    def token(self) -> Path:
+        """The file that holds the token of the hub that the weights come from."""
+        return self.directory / "hf-token"
+
+    @property
     def lock(self) -> Path:
         """Held by the supervisor for as long as it lives."""
         return self.directory / "lock"
@@ -142,7 +147,7 @@ class Lodging:
 
     def forget_secrets(self) -> None:
         """Remove everything that holds a secret; the logs stay."""
-        for path in (self.key, self.directory / "run.json"):
+        for path in (self.key, self.token, self.directory / "run.json"):
             path.unlink(missing_ok=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:
