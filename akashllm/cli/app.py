@@ -24,6 +24,7 @@ from akashllm.cli import (
     serve,
     smoke,
     updating,
+    watch,
 )
 from akashllm.cli.crash import redacted, save_traceback
 from akashllm.cli.out import Interrupted, WithDocument, print_json
@@ -49,6 +50,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("update", updating.update),
     ("open", browse.open_),
     ("cost", cost.cost),
+    ("watch", watch.watch),
     ("close", operate.close),
     ("login", login.login),
     ("serve", serve.serve),

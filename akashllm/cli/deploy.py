@@ -81,6 +81,16 @@ MaxHours = Annotated[
         show_default=False,
     ),
 ]
+IdleHours = Annotated[
+    float | None,
+    typer.Option(
+        "--idle-hours",
+        metavar="HOURS",
+        min=0.1,
+        help="Have `akashllm watch` close it after so many hours without a request.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and the SDL, and do nothing.")]
 
 ATTEMPTS = 3
@@ -101,6 +111,7 @@ def deploy(
     why: Why = False,
     bid_wait: BidWait = 20.0,
     max_hours: MaxHours = None,
+    idle_hours: IdleHours = None,
     from_: own.From = None,
     deposit: own.Deposit = None,
     keyring_backend: own.Keyring = None,
@@ -133,7 +144,7 @@ def deploy(
             request=replace(request, local=_here(market, request)),
             key=(api_key_env, api_key_file),
             timeout=timeout,
-            taking=Taking(bid=bid, why=why, wait=bid_wait, hours=max_hours),
+            taking=Taking(bid=bid, why=why, wait=bid_wait, hours=max_hours, idle=idle_hours),
             dry_run=dry_run,
             yes=yes,
         )
@@ -156,12 +167,13 @@ def _here(market: str, request: DeployRequest) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Taking:
-    """How a bid is taken."""
+    """How a bid is taken, and for how long."""
 
     bid: str
     why: bool
     wait: float
     hours: int | None
+    idle: float | None
 
 
 def _deploy(
@@ -194,6 +206,7 @@ def _deploy(
             secrets=secrets(plan, *key),
             timeout=timeout,
             attempts=ATTEMPTS if market.charges else 1,
+            idle=taking.idle,
         )
         if market.charges and store.named(plan.name) is None:
             opt.confirm(question(plan, taking.hours), yes=yes)
@@ -209,6 +222,11 @@ def _deploy(
             raise Interrupted(still(store.named(plan.name))) from None
         except AkashllmError as error:
             raise WithDocument(error, so_far(store, plan.name, error)) from error
+    if taking.idle:
+        out.talk(
+            f"nothing closes it after {taking.idle:g} idle hours: `akashllm watch --once` does, from cron"
+            " on a machine that stays on; --max-hours is Console's own limit"
+        )
     show(out, outcome, closes=closing(out, market, outcome, taking.hours))
 
 

@@ -12,7 +12,7 @@ without a row in the record, and deploying again goes on where the last attempt 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from akashllm.errors import AkashllmError
@@ -20,7 +20,9 @@ from akashllm.market import ordering, readying
 from akashllm.market.begin import row_for
 from akashllm.market.driver import Driver, Elsewhere, Work
 from akashllm.market.order import API_KEY, STEPS, Order, Outcome
+from akashllm.market.watching import IDLE
 from akashllm.sdl import fill
+from akashllm.state import Deployment
 
 _HARMLESS = frozenset({"plan", "preflight"})
 """Steps that leave nothing at a market: when one fails, there is nothing to go on with."""
@@ -59,11 +61,18 @@ class Deployer(Driver):
         with self.store.home.lock(name, waiting=waiting):
             row = row_for(self, order)
             if isinstance(row, Outcome):
-                return row
+                return replace(row, deployment=self._kept(row.deployment, order))
+            row = self._kept(row, order)
             work = Work(order, row, self.key(row, order))
             while work.row.step != "done":
                 self._step(work)
             return Outcome(deployment=work.row, key=work.key, report=work.report)
+
+    def _kept(self, row: Deployment, order: Order) -> Deployment:
+        """The row with what was asked for its later life."""
+        if order.idle is None:
+            return row
+        return self.store.update(row.id, facts={**row.facts, IDLE: order.idle})
 
     def _step(self, work: Work) -> None:
         step = work.row.step

@@ -46,6 +46,7 @@ class Order:
     secrets   values for the SDL's placeholders; an API key is made if none is given
     timeout   seconds for bids, and again for readiness
     attempts  providers that are tried, one after the other, where the market charges for them
+    idle      hours without a request after which `watch` closes it; None: never
     """
 
     plan: Plan
@@ -53,6 +54,7 @@ class Order:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout: float = 900.0
     attempts: int = 1
+    idle: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,12 +31,14 @@ class Health:
     """What a service says of itself. `percent` is how much of the model is loaded; `reason` is untrusted.
 
     revision   what it was last updated to; empty where it was not, or does not tell
+    idle       seconds for which nobody has asked a model anything; None: it does not tell, as without a key
     """
 
     state: HealthState
     percent: float | None = None
     reason: str = ""
     revision: str = ""
+    idle: float | None = None
 
 
 def probe(url: str, key: str | None = None) -> Health:
@@ -88,7 +90,13 @@ def _health(status: int, body: bytes) -> Health:
         _percent(data.get("percent")),
         str(data.get("reason") or "")[:_MAX_REASON],
         str(data.get("revision") or "")[:_MAX_REVISION],
+        _seconds(data.get("idle_seconds")),
     )
+
+
+def _seconds(value: Any) -> float | None:
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    return float(value) if known else None
 
 
 def _percent(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -56,20 +57,31 @@ class Metrics:
         self._cached = Counter("cached_tokens", "Prompt tokens that came from the cache", **prefix)
         self._completion = Counter("completion_tokens", "Tokens generated", **prefix)
         self._outcomes = Counter("generations", "Generations by outcome", ["outcome"], **prefix)
+        self._used = time.monotonic()
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one HTTP request. `route` is a path template, so the labels are bounded."""
+        # What listens counts no tokens of a model.
+        if route.startswith("/v1/audio"):
+            self._used = time.monotonic()
         self._requests.labels(route, str(status)).inc()
         self._duration.labels(route).observe(seconds)
 
+    @property
+    def idle(self) -> float:
+        """Seconds since the last request to a model ended, or since the start."""
+        return time.monotonic() - self._used
+
     def usage(self, usage: Usage) -> None:
         """Count the tokens of one finished request."""
+        self._used = time.monotonic()
         self._prompt.inc(usage.prompt_tokens)
         self._cached.inc(usage.cached_tokens)
         self._completion.inc(usage.completion_tokens)
 
     def outcome(self, outcome: str) -> None:
         """Count how a generation ended: done, cancelled, refused, or an error's code."""
+        self._used = time.monotonic()
         self._outcomes.labels(outcome).inc()
 
     def observe(self, snapshot: Callable[[], Snapshot]) -> None:

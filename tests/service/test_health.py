@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import httpx
 import pytest
 
+from akashllm.server.domain import Usage
 from akashllm.server.engine import State
+from akashllm.server.metrics import Metrics
 from akashllm.testing.engine import Reply, ScriptedEngine
 from tests.service.support import BEARER, KEY, serving, until
 
@@ -95,10 +98,31 @@ async def test_details_need_the_key() -> None:
     async with serving(Talking(), api_key=KEY) as service, service.client() as client:
         _, shown = await health(client)
         assert "log" not in shown
+        assert "idle_seconds" not in shown
         _, shown = await health(client, **BEARER)
         assert shown["log"] == ["llama_model_load: /models/private.gguf"]
+        assert "idle_seconds" in shown
         _, shown = await health(client, Authorization="Bearer wrong")
         assert "log" not in shown
+
+
+def test_only_work_of_a_model_ends_idleness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers, refusals and transcriptions are use; a look at /health or a list of models is none."""
+    now = 1000.0
+    monkeypatch.setattr("akashllm.server.metrics.time.monotonic", lambda: now)
+    metrics = Metrics()
+    uses: tuple[Callable[[], None], ...] = (
+        lambda: metrics.outcome("done"),
+        lambda: metrics.usage(Usage(prompt_tokens=1, completion_tokens=1)),
+        lambda: metrics.request("/v1/audio/transcriptions", 200, 1.0),
+    )
+    for used in uses:
+        now += 100
+        metrics.request("/health", 200, 0.1)
+        metrics.request("/v1/models", 200, 0.1)
+        assert metrics.idle == 100
+        used()
+        assert metrics.idle == 0
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ async def health(request: Request) -> Response:
     name = _runtime(request).serves()[0]
     detailed = bool(request.app.state.settings.keys) and authorised(request)
     body = state.private(name) if detailed else state.public(name)
+    if detailed:
+        body["idle_seconds"] = round(_runtime(request).idle, 1)
     if detailed and (others := overview.others(_runtime(request))):
         body["others"] = others
     if revision := request.app.state.settings.revision:
