@@ -25,13 +25,15 @@ from akashllm.server.app import create_app
 from akashllm.server.building import Files
 from akashllm.server.connection import patient
 from akashllm.server.engine import Engine, Transcriber
-from akashllm.server.fetching import fetched
+from akashllm.server.fetching import fetched, weights_for
 from akashllm.server.fleet import configured_model, make_builder, read_settings
 from akashllm.server.hearing import served_name
+from akashllm.server.models.weights import Choice, HubWeights
 from akashllm.server.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
 
+_AUTO = "auto"
 _BACKLOG = 512
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _SECRETS = ("API_KEY", "ADMIN_KEY", "UPSTREAM_API_KEY", "REGISTRY_AUTH")
@@ -86,15 +88,33 @@ def build_engine(settings: Settings) -> Engine:
         return described.build()
 
     def build(path: Path) -> Engine:
-        return make_builder(settings).engine(settings.served_name, Files(weights=path))
+        files = Files(weights=path, projector=_projector(settings))
+        return make_builder(settings).engine(settings.served_name, files)
 
-    engine = fetched(settings, build, name="llamacpp")
+    engine = fetched(settings, build, name="llamacpp", choice=_llamacpp_choice(settings))
     if engine is None and not settings.model_file.is_file():
         raise UsageError(
             f"there is no model file at {settings.model_file}",
             hint=f"set {PREFIX}MODEL to the path of a GGUF file, or to tiny for the bundled model",
         )
     return engine or build(settings.model_file)
+
+
+def _llamacpp_choice(settings: Settings) -> Choice:
+    return "vision" if settings.projector == _AUTO else "gguf"
+
+
+def _projector(settings: Settings) -> Path | None:
+    """The file that turns images into tokens, if the model is to have one. Raises `UsageError` without it."""
+    if settings.projector == _AUTO:
+        weights = weights_for(settings, choice="vision")
+        return weights.projector() if isinstance(weights, HubWeights) else None
+    path = Path(settings.projector) if settings.projector else None
+    if path is not None and not path.is_file():
+        raise UsageError(
+            f"there is no projector at {path}", hint=f"set {PREFIX}PROJECTOR to the path of a GGUF file"
+        )
+    return path
 
 
 def build_transcriber(settings: Settings) -> Transcriber | None:

@@ -175,6 +175,11 @@ class Settings:
         choice("auto", "generate", "embed"),
         "for the engine `vllm`: what the model is for; `embed` makes embeddings with a model for text",
     )
+    renderer: str = _setting(
+        "auto",
+        choice("auto", "own", "vllm"),
+        "for the engine `vllm`: who writes chats; auto: this service, if the model has a template",
+    )
     tool_parser: str = _setting(
         "", text(), "for the engine `vllm`: its parser of tool calls; empty: ours", example="hermes"
     )
@@ -261,6 +266,13 @@ class Settings:
         256 * 1024 * MIB, integer(KIB, 1 << 50), "one uploaded file of a model", unit="bytes"
     )
 
+    projector: str = _setting(
+        "",
+        text(),
+        "for the engine `llamacpp`: a GGUF file that turns images into tokens (`mmproj`); `auto`: the one that "
+        "the model's repository has",
+        example="/models/mmproj.gguf",
+    )
     transcribe_model: str = _setting(
         "",
         text(),
@@ -352,6 +364,11 @@ class Settings:
     max_logit_bias: int = _setting(4096, integer(0, 1_000_000), "entries of `logit_bias`", unit="entries")
     max_inputs: int = _setting(2048, integer(1, 100_000), "inputs of one embedding request", unit="inputs")
 
+    max_images: int = _setting(16, integer(0, 1024), "images of a request", unit="images")
+    max_image_bytes: int = _setting(20 * MIB, integer(KIB, 1024 * MIB), "one image, decoded", unit="bytes")
+    max_image_pixels: int = _setting(
+        40_000_000, integer(1, 1_000_000_000), "width times height of one image", unit="pixels"
+    )
     max_audio_bytes: int = _setting(25 * MIB, integer(KIB, 1024 * MIB), "file of a transcription", unit="bytes")
     max_audio_seconds: float = _setting(
         3600.0, duration(1.0), "longest recording of a transcription", unit="s", example="30m"

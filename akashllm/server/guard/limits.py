@@ -6,6 +6,7 @@ import msgspec
 
 from akashllm.errors import BadRequest
 from akashllm.server.domain import ChatPrompt, Embedding, Generation, InfillPrompt, Message, TextPrompt
+from akashllm.server.guard.media import image_size
 from akashllm.server.settings import PREFIX, Settings
 
 _BYTES_A_TOKEN = 4
@@ -46,6 +47,7 @@ def _check_prompt(request: Generation, settings: Settings) -> None:
             _at_most(len(prompt.messages), settings.max_messages, "messages", "messages", "MAX_MESSAGES")
             size = sum(map(_message_weight, prompt.messages)) + _BYTES_A_TOKEN * len(prompt.prefix_tokens)
             _at_most(size, settings.max_prompt_bytes, "bytes of messages", "messages", _PROMPT)
+            _check_images(prompt, settings)
             _at_most(len(prompt.tools), settings.max_tools, "tools", "tools", "MAX_TOOLS")
             if prompt.tools:
                 size = len(msgspec.json.encode(prompt.tools))
@@ -57,6 +59,29 @@ def _check_prompt(request: Generation, settings: Settings) -> None:
             _at_most(size, settings.max_prompt_bytes, "bytes of prompt", "prompt", _PROMPT)
         case prompt:
             _at_most(_weight(prompt.tokens), settings.max_prompt_bytes, "bytes of prompt", "prompt", _PROMPT)
+
+
+def _check_images(prompt: ChatPrompt, settings: Settings) -> None:
+    """Before anything is decoded: how many images, how large, and how large they say they become."""
+    images = [image for message in prompt.messages for image in message.images]
+    _at_most(len(images), settings.max_images, "images", "messages", "MAX_IMAGES")
+    for image in images:
+        _at_most(len(image.data), settings.max_image_bytes, "bytes in an image", "messages", "MAX_IMAGE_BYTES")
+        size = image_size(image.data)
+        if size is None or not min(size):
+            raise BadRequest("an image has no size: it is damaged", param="messages", code="invalid_image")
+        pixels = size[0] * size[1]
+        _at_most(pixels, settings.max_image_pixels, "pixels in an image", "messages", "MAX_IMAGE_PIXELS")
+        if max(size) > _SLIMMEST * min(size):
+            raise BadRequest(
+                f"an image of {size[0]} by {size[1]} pixels is too slim to be looked at",
+                param="messages",
+                code="invalid_image",
+            )
+
+
+_SLIMMEST = 100
+"""How many times longer than wide an image may be: some projectors divide by what is left after scaling."""
 
 
 def _at_most(value: int, limit: int, what: str, param: str, variable: str) -> None:

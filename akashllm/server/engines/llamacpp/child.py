@@ -78,6 +78,7 @@ class Child:
         threading.stack_size(_STACK)
         self._helpers = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
         self._patient = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare slowly")
+        self._eyes = ThreadPoolExecutor(1, thread_name_prefix="look at images")
         self._stop = Event()
         self._scheduler: Scheduler | None = None
 
@@ -207,7 +208,7 @@ class Child:
         match order:
             case Submit():
                 self._jobs[order.key] = None
-                (self._patient if _slow(order.request) else self._helpers).submit(self._prepare, order)
+                self._fit_for(order.request).submit(self._prepare, order)
             case Cancel():
                 scheduler = self._scheduler
                 job = self._jobs.get(order.key)
@@ -232,11 +233,18 @@ class Child:
             case Load():
                 pass
 
+    def _fit_for(self, request: Generation) -> ThreadPoolExecutor:
+        """Who prepares a request, so that none waits for one that takes much longer."""
+        prompt = request.prompt
+        if isinstance(prompt, ChatPrompt) and any(message.images for message in prompt.messages):
+            return self._eyes
+        return self._patient if _slow(request) else self._helpers
+
     def _prepare(self, order: Submit) -> None:
         if order.key not in self._jobs:
             return
         try:
-            job = self._preparer.job(order.key, order.request)
+            job = self._preparer.job(order.key, order.request, lambda: order.key in self._jobs)
         except ServiceError as error:
             self._jobs.pop(order.key, None)
             self._send(Step(answers=[Answer(order.key, frames.fault(error))]))

@@ -73,6 +73,31 @@ class Context:
         """Evaluate the batch: 0, `CACHE_FULL`, `ABORTED`, or negative for what llama.cpp refuses."""
         return int(api.llama_decode(self.raw, self.batch.ready()))
 
+    def look(
+        self, embedding: NDArray[np.float32], places: NDArray[np.int32], sequence: int, *, causal: bool
+    ) -> int:
+        """Evaluate embeddings of a picture in a step of their own; as `decode`. `places`: a row a dimension."""
+        count = len(embedding)
+        sequences = np.full(count, sequence, np.int32)
+        start = sequences.ctypes.data
+        pointers = np.arange(start, start + 4 * count, 4, dtype=np.uintp)
+        ones, outputs = np.ones(count, np.int32), np.zeros(count, np.int8)
+        raw: Any = api.llama_batch()
+        raw.n_tokens = count
+        raw.token = None
+        raw.embd = ctypes.cast(embedding.ctypes.data, ctypes.POINTER(ctypes.c_float))
+        raw.pos = ctypes.cast(places.ctypes.data, ctypes.POINTER(ctypes.c_int32))
+        raw.n_seq_id = ctypes.cast(ones.ctypes.data, ctypes.POINTER(ctypes.c_int32))
+        raw.seq_id = ctypes.cast(pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
+        raw.logits = ctypes.cast(outputs.ctypes.data, ctypes.POINTER(ctypes.c_int8))
+        if not causal:
+            api.llama_set_causal_attn(self.raw, False)
+        try:
+            return int(api.llama_decode(self.raw, raw))
+        finally:
+            if not causal:
+                api.llama_set_causal_attn(self.raw, True)
+
     def logits(self, rows: int) -> NDArray[np.float32]:
         """The logits of the last step, a row an output, in the order of the batch; ours until the next step."""
         address = self._logits_address(self.raw)

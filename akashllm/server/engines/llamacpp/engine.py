@@ -65,6 +65,8 @@ class LlamaCppEngine(FramedEngine):
         self._template = template or ""
         info = self._with_template(_from_file(Path(model_path), name))
         self._described = bool(info.family)
+        if projector is not None and "vision" not in info.capabilities:
+            info = msgspec.structs.replace(info, capabilities=(*info.capabilities, "vision"))
         super().__init__("llamacpp", CHILD, order, info, watchdog=watchdog)
 
     def _loaded(self, info: ModelInfo) -> ModelInfo:

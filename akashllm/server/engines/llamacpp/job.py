@@ -23,6 +23,7 @@ from akashllm.server.domain import (
 )
 from akashllm.server.engines.frames import Answer, Opened
 from akashllm.server.engines.llamacpp.constraint import Guide
+from akashllm.server.engines.llamacpp.pictures import Span, position
 from akashllm.server.engines.llamacpp.prefix import Resident
 from akashllm.server.engines.llamacpp.sampling import Row, Sampler, log_softmax, most_likely
 from akashllm.server.engines.text import TextStream
@@ -41,6 +42,7 @@ class Job:
     ends: frozenset[int]
     stops: tuple[str, ...] = ()
     tail: str | None = None
+    pictures: tuple[Span, ...] = ()
     held: bool = False
     over: bool = False
     choices: list[Choice] = field(default_factory=list)
@@ -129,6 +131,7 @@ class Choice:
         "_emitted",
         "_logprobs",
         "_pending",
+        "_skew",
         "_stream",
         "_unplanned",
         "age",
@@ -172,6 +175,7 @@ class Choice:
         """The most likely token is taken, and nothing else is asked about it."""
         self.untouched = sampler.greedy and sampler.simple and guide is None and not request.ignore_eos
         """The logits stay as the model gave them."""
+        self._skew = len(self.plan) - position(job.pictures, len(self.plan)) if job.pictures else 0
         self._stream = TextStream(job.stops)
         self._pending = 0
         self._emitted = 0
@@ -191,16 +195,33 @@ class Choice:
         return len(self.resident.tokens) if self.resident is not None else 0
 
     def left(self) -> int:
-        """Tokens of the plan that are to be evaluated."""
-        return len(self.plan) - self.have()
+        """Tokens of the plan that are to be evaluated, up to the next picture."""
+        have = self.have()
+        end = next((span.start for span in self.job.pictures if span.start >= have), len(self.plan))
+        return end - have
+
+    def sees(self) -> Span | None:
+        """The picture that comes next, if one does."""
+        have = self.have()
+        return next((span for span in self.job.pictures if span.start <= have < span.end), None)
+
+    def position(self, place: int) -> int:
+        """The position in the cache of a place in the plan."""
+        return position(self.job.pictures, place) if self.job.pictures else place
+
+    def last_position(self) -> int:
+        """That of the plan's last token, which no picture follows."""
+        return len(self.plan) - 1 - self._skew
 
     def in_blocks(self) -> bool:
         """Whether whole blocks of the prompt are to be evaluated."""
         return self.have() < self.blocks
 
     def history(self) -> list[int]:
-        """Tokens of prompt and answer."""
+        """Tokens of prompt and answer; those of images are not anybody's to send back."""
         tokens = self.plan.tolist()
+        if self.job.pictures:
+            tokens = [token for token in tokens if token >= 0]
         if self._unplanned >= 0:
             tokens.append(self._unplanned)
         return tokens

@@ -6,7 +6,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp.llama_cpp as api
 
@@ -16,6 +16,9 @@ from akashllm.server.engines.llamacpp.adapters import AdapterRefused, Adapters
 from akashllm.server.engines.llamacpp.context import Context
 from akashllm.server.engines.llamacpp.memory import choose_context, choose_threads, plan_cache
 from akashllm.server.engines.llamacpp.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from akashllm.server.engines.llamacpp.sight import Sight
 
 ECHO_ROWS = 64
 """Rows of logits a step may have for a prompt whose log probabilities were asked for."""
@@ -39,8 +42,8 @@ class Log:
     def __init__(self) -> None:
         self.last_error = ""
         self._level = 0
-        self._callback = api.llama_log_callback(self._write)
-        api.llama_log_set(self._callback, ctypes.c_void_p(0))
+        self.callback = api.llama_log_callback(self._write)
+        api.llama_log_set(self.callback, ctypes.c_void_p(0))
 
     def _write(self, level: int, text: bytes, _data: object) -> None:
         if level != _LEVEL_CONTINUE:
@@ -120,6 +123,8 @@ class Model:
         if self.template:
             # The whole of it: the general way to read metadata cuts long values.
             self.metadata["tokenizer.chat_template"] = self.template
+        self.sight = self._look(order.projector) if order.projector else None
+        """What turns images into tokens, if there is a projector."""
         self.info = self._describe(order, weights, on_gpu=on_gpu)
 
     def _load(self, path: Path, order: Load, progress: Callable[[float], None]) -> ctypes.c_void_p:
@@ -151,6 +156,30 @@ class Model:
         loaded: ctypes.c_void_p = raw
         return loaded
 
+    def _look(self, projector: str) -> Sight:
+        path = Path(projector)
+        if not path.is_file():
+            message = f"there is no projector {path.name}"
+            raise ModelRefused(message)
+        try:
+            from akashllm.server.engines.llamacpp.sight import Sight
+        except (ImportError, OSError, RuntimeError) as error:
+            message = "this llama-cpp-python was built without libmtmd, which reads images"
+            raise ModelRefused(message) from error
+        try:
+            return Sight(
+                path,
+                self.raw,
+                # Others decode meanwhile, and ggml's threads wait for each other by turning.
+                threads=max(1, self.threads // 2),
+                on_gpu=self.on_gpu,
+                batch=self.batch,
+                micro_batch=self.micro_batch,
+                log=self._log.callback,
+            )
+        except ValueError as error:
+            raise ModelRefused(str(error) + self._because()) from error
+
     def _because(self) -> str:
         return f": {self._log.last_error}" if self._log.last_error else ""
 
@@ -171,6 +200,8 @@ class Model:
     def _describe(self, order: Load, weights: int, *, on_gpu: bool) -> ModelInfo:
         """What loading tells; the file itself tells the service more."""
         capabilities: tuple[Capability, ...] = ("completion",) if self.generates else ("embedding",)
+        if self.sight is not None:
+            capabilities = (*capabilities, "vision")
         memory = weights + self.context.cells * self._cache_bytes()
         return ModelInfo(
             name=order.name,

@@ -9,6 +9,7 @@ from typing import Any
 from akashllm.server.engines.llamacpp.cells import Cells
 from akashllm.server.engines.llamacpp.compose import TILE
 from akashllm.server.engines.llamacpp.context import Context
+from akashllm.server.engines.llamacpp.pictures import Span
 from akashllm.server.engines.llamacpp.prefix import Resident, faithful, leader, longest, usable
 from akashllm.server.engines.llamacpp.shelf import MIN_TOKENS, Kept, Shelf
 
@@ -92,7 +93,14 @@ class Pool:
         return min(max(here, soon), limit)
 
     def acquire(
-        self, owner: Any, plan: array[int], *, share: bool, blocks: int, exact: bool
+        self,
+        owner: Any,
+        plan: array[int],
+        *,
+        share: bool,
+        blocks: int,
+        exact: bool,
+        pictures: tuple[Span, ...] = (),
     ) -> tuple[Resident, Resident | None, int]:
         """A sequence for a plan, with as much of it as is there.
 
@@ -120,6 +128,7 @@ class Pool:
             self._copy(source, resident, shared)
         resident.owner = owner
         resident.plan = plan
+        resident.pictures = pictures
         resident.used = next(self._clock)
         resident.blocks = blocks
         resident.pure = None if pure == shared else pure
@@ -165,7 +174,7 @@ class Pool:
 
     def truncate(self, resident: Resident, length: int) -> None:
         """Keep only the first `length` tokens, whatever the cache has beyond; fewer if the memory cannot."""
-        if not self.context.remove(resident.id, length):
+        if not self.context.remove(resident.id, resident.position(length)):
             self.context.remove(resident.id, -1)
             length = 0
         del resident.tokens[length:]
@@ -207,6 +216,7 @@ class Pool:
             return source, shared
         resident.tokens = kept.tokens[:]
         resident.blocks, resident.pure = kept.blocks, kept.pure
+        resident.pictures = kept.pictures
         self.cells.take(resident.cells, len(kept.tokens))
         return resident, more
 
@@ -223,7 +233,7 @@ class Pool:
         if len(tokens) >= MIN_TOKENS and not known and not self.shelf.covers(tokens):
             data = self.context.save(resident.id)
             if data is not None:
-                self.shelf.put(Kept(tokens[:], data, resident.blocks, resident.pure))
+                self.shelf.put(Kept(tokens[:], data, resident.blocks, resident.pure, resident.pictures))
         self._drop(resident)
 
     def _fresh(self, keep: Resident | None = None) -> Resident:
@@ -238,7 +248,7 @@ class Pool:
         if self._whole:
             self.context.copy(source.id, target.id, -1, -1)
         else:
-            self.context.copy(source.id, target.id, start, end)
+            self.context.copy(source.id, target.id, source.position(start), source.position(end))
         target.tokens.extend(source.tokens[start:end])
         self.cells.share(target.cells, source.cells, start, end)
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from akashllm.server.engines.llamacpp.pictures import Span, position
+from akashllm.server.engines.llamacpp.pictures import whole as uncut
+
 
 class Resident:
     """One sequence in the cache: its tokens in order, and the cells they are in.
@@ -17,9 +20,10 @@ class Resident:
     stable    tokens at the start that stand for themselves; those after a context shift do not
     blocks    tokens at the start that are evaluated in whole blocks (see `compose`)
     pure      tokens at the start that were evaluated as `blocks` says; None: all
+    pictures  images among the tokens and the plan
     """
 
-    __slots__ = ("blocks", "cells", "id", "owner", "plan", "pure", "stable", "tokens", "used")
+    __slots__ = ("blocks", "cells", "id", "owner", "pictures", "plan", "pure", "stable", "tokens", "used")
 
     def __init__(self, id: int) -> None:  # noqa: A002 - llama.cpp's word
         self.id = id
@@ -31,6 +35,11 @@ class Resident:
         self.blocks = 0
         self.pure: int | None = None
         self.used = 0
+        self.pictures: tuple[Span, ...] = ()
+
+    def position(self, place: int) -> int:
+        """The position in the cache of a place in the list of tokens."""
+        return position(self.pictures, place) if self.pictures else place
 
 
 def common_prefix(a: array[int], b: array[int]) -> int:
@@ -47,6 +56,8 @@ def usable(resident: Resident, prompt: array[int], *, whole: bool) -> int:
     shared = common_prefix(resident.tokens, prompt)
     if resident.stable is not None:
         shared = min(shared, resident.stable)
+    if resident.pictures:
+        shared = uncut(resident.pictures, shared)
     if whole and shared < len(resident.tokens):
         return 0
     return shared

@@ -60,6 +60,7 @@ class Scheduler:
         self._escorted = escorted
         self._tiled = tiled and micro_batch >= TILE and not whole
         self._turn = False
+        self._glance = False
         self._filler = min(ends, default=0)
         self.running: list[Choice] = []
         self.waiting: deque[Choice] = deque()
@@ -125,6 +126,13 @@ class Scheduler:
         decodes, prompts = self._sort()
         if not decodes and not prompts:
             return answers
+        seeing = [choice for choice in prompts if choice.job.pictures and choice.sees()]
+        if seeing:
+            prompts = [choice for choice in prompts if choice not in seeing]
+            self._glance = not self._glance
+            if self._glance or not (decodes or prompts):
+                self._look(seeing[0], answers)
+                return answers
         if not self._make_room(len(decodes) + bool(prompts) + 1):
             return answers
         decodes = [choice for choice in decodes if choice.resident is not None]
@@ -135,7 +143,7 @@ class Scheduler:
         if decodes:
             batch.decodes(
                 [choice.plan[-1] for choice in decodes],
-                [len(choice.plan) - 1 for choice in decodes],
+                [choice.last_position() for choice in decodes],
                 [choice.resident.id for choice in decodes if choice.resident is not None],
             )
         rows = self._place_chunks(chunks)
@@ -171,6 +179,29 @@ class Scheduler:
         finally:
             self.step_tokens = 0
         return answers
+
+    def _look(self, choice: Choice, answers: list[Answer]) -> None:
+        """Evaluate the picture that is next in a prompt, or as much of it as one pass takes."""
+        span = choice.sees()
+        if span is None:
+            return
+        picture, have = span.picture, choice.have()
+        done = have - span.start
+        count = min(len(picture) - done, self._micro_batch) if picture.splits else len(picture)
+        if not self._make_room(count + 1) or choice.resident is None:
+            return
+        places = np.ascontiguousarray(picture.places(choice.position(span.start))[:, done : done + count])
+        self.step_began = perf_counter()
+        self.step_tokens = count
+        self.stuck = False
+        embedding = picture.embedding[done : done + count]
+        code = self.context.look(embedding, places, choice.resident.id, causal=picture.causal)
+        self._steps += 1
+        self.step_tokens = 0
+        if code:
+            self._failed(code, [choice], answers)
+        else:
+            self.pool.grow(choice.resident, choice.plan[have : have + count])
 
     def _sort(self) -> tuple[list[Choice], list[Choice]]:
         decodes: list[Choice] = []
@@ -263,7 +294,7 @@ class Scheduler:
             have = len(resident.tokens)
             every = choice.echoes()
             last = have + len(tokens) == len(choice.plan)
-            self.context.batch.chunk(tokens, have, resident.id, last=last, every=every)
+            self.context.batch.chunk(tokens, choice.position(have), resident.id, last=last, every=every)
             rows += len(tokens) if every else last
         return rows
 
@@ -347,9 +378,14 @@ class Scheduler:
                 job.echo.clear()
             if choice.exact and self._tiled and not self.running:
                 self.pool.start_over(choice.plan)
-            choice.blocks = whole_blocks(len(choice.plan)) if self._tiled and not choice.echoes() else 0
+            choice.blocks = whole_blocks(_text(choice)) if self._tiled and not choice.echoes() else 0
             resident, ahead, until = self.pool.acquire(
-                choice, choice.plan, share=not choice.echoes(), blocks=choice.blocks, exact=choice.exact
+                choice,
+                choice.plan,
+                share=not choice.echoes(),
+                blocks=choice.blocks,
+                exact=choice.exact,
+                pictures=job.pictures,
             )
             choice.resident, choice.until = resident, until
             choice.follows = ahead.owner if ahead is not None else None
@@ -415,3 +451,9 @@ class Scheduler:
         else:
             message = f"llama_decode failed with {code}"
             raise DecodeError(message)
+
+
+def _text(choice: Choice) -> int:
+    """Tokens of a plan before its first picture."""
+    pictures = choice.job.pictures
+    return pictures[0].start if pictures else len(choice.plan)

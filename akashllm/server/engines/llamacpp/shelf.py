@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from akashllm.server.engines.llamacpp.memory import available_memory
+from akashllm.server.engines.llamacpp.pictures import Span
+from akashllm.server.engines.llamacpp.pictures import whole as uncut
 from akashllm.server.engines.llamacpp.prefix import common_prefix
 
 MIN_TOKENS = 64
@@ -29,13 +31,21 @@ ENTRIES = 512
 class Kept:
     """A sequence on the shelf: its tokens, its cells' contents, and how it was evaluated (see `Resident`)."""
 
-    __slots__ = ("blocks", "data", "pure", "tokens")
+    __slots__ = ("blocks", "data", "pictures", "pure", "tokens")
 
-    def __init__(self, tokens: array[int], data: NDArray[np.uint8], blocks: int, pure: int | None) -> None:
+    def __init__(
+        self,
+        tokens: array[int],
+        data: NDArray[np.uint8],
+        blocks: int,
+        pure: int | None,
+        pictures: tuple[Span, ...] = (),
+    ) -> None:
         self.tokens = tokens
         self.data = data
         self.blocks = blocks
         self.pure = pure
+        self.pictures = pictures
 
 
 class Shelf:
@@ -73,7 +83,7 @@ class Shelf:
         best: Kept | None = None
         most = 0
         for entry in self._entries.values():
-            shared = common_prefix(entry.tokens, plan)
+            shared = uncut(entry.pictures, common_prefix(entry.tokens, plan))
             if shared > most and not (whole and shared < len(entry.tokens)):
                 best, most = entry, shared
         return best, most
