@@ -51,7 +51,7 @@ class Stock:
                 weights=model.weights,
                 adapters=model.adapters,
                 projector=model.projectors[0] if model.projectors else None,
-                template=model.template,
+                template=model.go_template,
             ),
             context=_context(model.parameters),
             defaults=defaults(model),

@@ -106,7 +106,7 @@ def test_a_whole_modelfile_becomes_layers(client: ollama.Client, service: str, s
     assert (shown.parameters or "").splitlines() == [
         'stop                           "<|begin_of_text|>"',
         'stop                           "<|end|>"',
-        "temperature                    1.0",
+        "temperature                    1",
         "top_k                          100",
     ]
     again = lines(service, name="again", modelfile=shown.modelfile)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from pathlib import Path
 
 import msgspec
@@ -12,17 +11,11 @@ import msgspec
 from akashllm.errors import BadModelFile
 from akashllm.gguf import Header, read_header
 from akashllm.server.domain import Capability, ModelInfo
-from akashllm.server.models.details import describe, parameter_size
+from akashllm.server.models.details import capabilities_with, describe, parameter_size
 from akashllm.server.models.stored import StoredModel
 
 logger = logging.getLogger(__name__)
 
-_VARIABLES: tuple[tuple[str, Capability], ...] = (
-    ("Tools", "tools"),
-    ("Suffix", "insert"),
-    ("Thinking", "thinking"),
-)
-"""What a Go template that uses one of these can do (Ollama's `server/images.go`)."""
 _ORDER: tuple[Capability, ...] = ("completion", "tools", "insert", "vision", "embedding", "thinking")
 
 
@@ -38,9 +31,8 @@ def described(model: StoredModel) -> ModelInfo:
     except (BadModelFile, OSError) as error:
         logger.debug("the header of %s cannot be read: %s", name, error)
         info = ModelInfo(name=name, size=model.size)
-    found = set(info.capabilities)
-    if model.template is not None:
-        found |= {able for variable, able in _VARIABLES if re.search(rf"\.{variable}\b", model.template)}
+    template = model.go_template
+    found = set(info.capabilities if template is None else capabilities_with(info.capabilities, template))
     if model.projectors:
         found.add("vision")
     return msgspec.structs.replace(
@@ -50,7 +42,7 @@ def described(model: StoredModel) -> ModelInfo:
         quantization=info.quantization or _word(model, "file_type"),
         size=model.size,
         capabilities=tuple(able for able in _ORDER if able in found),
-        chat_template=model.template if model.template is not None else info.chat_template,
+        chat_template=info.chat_template if template is None else template,
     )
 
 

@@ -39,3 +39,14 @@ class StoredModel:
     licenses: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     layers: tuple[tuple[str, str, int], ...] = ()
+
+    @property
+    def go_template(self) -> str | None:
+        """The TEMPLATE to render chats with; None where the GGUF's own serves.
+
+        Models of Ollama's library that name a RENDERER have a TEMPLATE that only holds its place.
+        """
+        if self.template is None or not self.template.strip():
+            return None
+        held = self.template.replace(" ", "").strip() == "{{.Prompt}}"
+        return None if held and self.config.get("renderer") else self.template

@@ -10,10 +10,14 @@ import msgspec
 from akashllm.gguf import Header
 from akashllm.server.domain import ModelInfo
 from akashllm.server.models.described import size_label
+from akashllm.server.models.modelfile import quoted
 from akashllm.server.models.stored import StoredModel
 from akashllm.server.wire.ollama import catalogue
 from akashllm.server.wire.ollama.catalogue import Details, Listed
 from akashllm.server.wire.ollama.responses import timestamp
+
+_WHOLE = 1e15
+"""Below this a number without a fraction is written without a point."""
 
 
 class _Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,7 +70,7 @@ def show(
     shown = _Shown(
         license="\n".join(model.licenses),
         modelfile=modelfile(model, spoken, parameters),
-        parameters="\n".join(f"{key:<30} {msgspec.json.encode(value).decode()}" for key, value in parameters),
+        parameters="\n".join(f"{key:<30} {_valued(value)}" for key, value in parameters),
         template=info.chat_template,
         system=spoken,
         details=_details(model, info),
@@ -92,12 +96,14 @@ def modelfile(model: StoredModel, system: str, parameters: Sequence[tuple[str, A
         *(f"FROM {path}" for path in model.projectors),
     ]
     if model.template is not None:
-        lines.append(f"TEMPLATE {_quoted(model.template)}")
+        lines.append(f"TEMPLATE {quoted(model.template)}")
     if system:
-        lines.append(f"SYSTEM {_quoted(system)}")
-    lines += [f"PARAMETER {key} {_quoted(_plain(value))}" for key, value in parameters]
-    lines += [f"LICENSE {_quoted(text)}" for text in model.licenses]
-    lines += [f"MESSAGE {role} {_quoted(content)}" for role, content in model.messages]
+        lines.append(f"SYSTEM {quoted(system)}")
+    said = ((key, model.config.get(key)) for key in ("renderer", "parser"))
+    lines += [f"{key.upper()} {quoted(word)}" for key, word in said if isinstance(word, str) and word]
+    lines += [f"PARAMETER {key} {quoted(_plain(value))}" for key, value in parameters]
+    lines += [f"LICENSE {quoted(text)}" for text in model.licenses]
+    lines += [f"MESSAGE {role} {quoted(content)}" for role, content in model.messages]
     return "\n".join(lines) + "\n"
 
 
@@ -119,10 +125,11 @@ def _flat(parameters: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else _valued(value)
 
 
-def _quoted(text: str) -> str:
-    if "\n" not in text and text == text.strip() and text:
-        return text
-    return f'"""{text}"""' if '"' in text else f'"{text}"'
+def _valued(value: Any) -> str:
+    """A value as Go's `%#v` prints it, but for large numbers, which stay readable."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE:
+        return str(int(value))
+    return msgspec.json.encode(value).decode()
