@@ -188,3 +188,47 @@ def test_a_gated_model_is_a_reason_with_the_service_up(hub: HubServer, tmp_path:
     assert overview["reason"] == health.reason
     assert alive == 200
     assert not any(TOKEN in line for line in service.lines)
+
+
+@pytest.mark.engine
+def test_deploying_a_gated_model_on_this_machine(hub: HubServer, tmp_path: Path) -> None:
+    """From a repository's name and a token to a verified service; the token is in private files meanwhile."""
+    hub.put("o/gated", {"g-Q8_0.gguf": TINY.read_bytes()}, tokens=frozenset({TOKEN}), gated=True)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AKASHLLM_", "HF_"))}
+    places = {"AKASHLLM_HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    variables = inherited | places | {"HF_TOKEN": TOKEN, "HF_ENDPOINT": hub.url}
+
+    def akashllm(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "akashllm", *words]
+        return subprocess.run(command, env=variables, text=True, capture_output=True, timeout=90, check=False)
+
+    deployed = akashllm("deploy", "--market", "local", "--model", "hf.co/o/gated:Q8_0", "--json")
+    try:
+        document = json.loads(deployed.stdout)
+        holders = [
+            path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()
+        ]
+        modes = {path.stat().st_mode & 0o777 for path in holders}
+        with_token = [
+            process.pid
+            for process in psutil.process_iter()
+            if any(value == TOKEN for value in _environ(process).values())
+        ]
+    finally:
+        closed = akashllm("close", "gated-llamacpp", "--yes")
+
+    assert deployed.returncode == 0, deployed.stderr
+    assert document["url"]
+    assert {path.name for path in holders} == {"hf-token", "manifest.json"}
+    assert modes == {0o600}
+    assert with_token == []
+    assert closed.returncode == 0, closed.stderr
+    assert not any(path.exists() for path in holders)
+
+
+def _environ(process: psutil.Process) -> dict[str, str]:
+    """What a process was started with, if one may know."""
+    try:
+        return dict(process.environ())
+    except psutil.Error:
+        return {}
