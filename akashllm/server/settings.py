@@ -175,16 +175,16 @@ class Settings:
         choice("auto", "generate", "embed"),
         "for the engine `vllm`: what the model is for; `embed` makes embeddings with a model for text",
     )
-    renderer: str = _setting(
+    chats: str = _setting(
         "auto",
         choice("auto", "own", "vllm"),
-        "for the engine `vllm`: who writes chats; auto: this service, if the model has a template",
+        "for the engine `vllm`: who writes and reads chats; auto: this service where it knows the format",
     )
     tool_parser: str = _setting(
-        "", text(), "for the engine `vllm`: its parser of tool calls; empty: ours", example="hermes"
+        "", text(), "for the engine `vllm`: its parser of the model's tool calls", example="hermes"
     )
     reasoning_parser: str = _setting(
-        "", text(), "for the engine `vllm`: its parser of thinking; empty: ours", example="qwen3"
+        "", text(), "for the engine `vllm`: its parser of the model's thinking", example="qwen3"
     )
     lora: tuple[tuple[str, str], ...] = _setting(
         (),

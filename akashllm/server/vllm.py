@@ -11,10 +11,11 @@ from akashllm.errors import UsageError
 from akashllm.names import ModelName
 from akashllm.server.engines.vllm import cluster
 from akashllm.server.engines.vllm.engine import VllmEngine
-from akashllm.server.engines.vllm.options import Options, Task
+from akashllm.server.engines.vllm.options import Chats, Options, Task
 from akashllm.server.engines.vllm.worker import WorkerNode
 from akashllm.server.settings import PREFIX, Settings
 
+_CHATS: dict[str, Chats] = {"auto": "auto", "own": "own", "vllm": "vllm"}
 _TASKS: dict[str, Task] = {"auto": "auto", "generate": "generate", "embed": "embed"}
 
 
@@ -69,6 +70,7 @@ def options(settings: Settings) -> Options:
         memory=settings.gpu_memory,
         dtype=settings.dtype,
         task=_TASKS[settings.task],
+        chats=_CHATS[settings.chats],
         tool_parser=settings.tool_parser,
         reasoning_parser=settings.reasoning_parser,
         adapters={str(ModelName.parse(name)): folder for name, folder in settings.lora},

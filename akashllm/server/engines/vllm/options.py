@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 Task = Literal["auto", "generate", "embed"]
+Chats = Literal["auto", "own", "vllm"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -17,8 +18,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     memory            part of each GPU's memory vLLM plans with, 0 to 1; 0: its default
     dtype             of the computation: auto, bfloat16, float16, float32
     task              auto: by the model's kind; embed turns a generative model into one for embeddings
-    tool_parser       one of vLLM's parsers, by name; empty: this service's own, told from the chat template
-    reasoning_parser  likewise
+    chats             who writes and reads them: this service, or vLLM; auto: see `rendering` and `reading`
+    tool_parser       vLLM's parser of tool calls for this model, by name; empty: it has none
+    reasoning_parser  likewise for thinking
     adapters          LoRA adapters: the name each is served under (`name:tag`) and its folder
     extra             further engine arguments in vLLM's own words
     """
@@ -28,6 +30,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     memory: float = 0.0
     dtype: str = "auto"
     task: Task = "auto"
+    chats: Chats = "auto"
     tool_parser: str = ""
     reasoning_parser: str = ""
     adapters: dict[str, str] = {}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from akashllm.errors import ContextOverflow
 from akashllm.server.chat.formats import ChatFormat
 from akashllm.server.domain import ChatPrompt, Constraint, Generation
-from akashllm.server.engines import prompts, shape, trial
-from akashllm.server.engines.prompts import Prompts
+from akashllm.server.engines import shape, trial
+from akashllm.server.engines.prompts import Prompts, check
+from akashllm.server.engines.prompts import shape as shape_of_chat
 from akashllm.server.engines.trial import Trials
 from akashllm.server.engines.vllm.vocabulary import Vocabulary
 
@@ -57,10 +56,10 @@ class Prepared:
 class Preparer:
     """Prepares for one model. Every method may be called from any thread."""
 
-    def __init__(self, vocabulary: Vocabulary, metadata: Mapping[str, Any], context: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, prompts: Prompts, context: int) -> None:
         self._vocabulary = vocabulary
         self._context = context
-        self.prompts = Prompts(vocabulary, metadata)
+        self._prompts = prompts
         end = min(vocabulary.ends, default=0)
         self._trials = Trials(trial.Vocabulary(vocabulary.spelled, sorted(vocabulary.special.values()), end))
         self._tried: OrderedDict[Constraint, None] = OrderedDict()
@@ -69,17 +68,17 @@ class Preparer:
     def prepare(self, request: Generation) -> Prepared:
         """Everything that does not depend on the choice. Raises `BadRequest`."""
         vocabulary = self._vocabulary
-        prompts.check(request, vocabulary.size)
+        check(request, vocabulary.size)
         limit = min(self._context, request.context or self._context)
         asked = shape.checked(request.constraint, self._trials.lark, _JSON) if request.constraint else None
-        tokens, tail, form = self.prompts.prompt(request, limit)
+        tokens, tail, form = self._prompts.prompt(request, limit)
         if len(tokens) >= self._context:
             # vLLM wants room for one token of the answer.
             raise ContextOverflow(len(tokens), self._context, param="prompt")
         stops, hidden, marked = request.stop, frozenset[int](), False
         if form is not None and isinstance(request.prompt, ChatPrompt):
             stops = (*stops, *form.stops)
-            asked = prompts.shape(form, request.prompt, asked, tail or "")
+            asked = shape_of_chat(form, request.prompt, asked, tail or "")
             hidden = vocabulary.control - {vocabulary.special.get(marker) for marker in form.markers}
             marked = hidden != vocabulary.control
         if asked is not None:

@@ -1,8 +1,9 @@
 """From the text of a chat's answer to text, thinking and tool calls: by this service's parsers, or vLLM's.
 
 This service's own know a family's format from its template and are what the llama.cpp engine uses, so both
-engines read alike. Where the settings name vLLM's parsers, they read; but never what a tool_choice forced: that
-was constrained to this service's own idea of the format.
+engines read alike. vLLM's, named by the settings, read where the template shows no format that is known here,
+or where the settings say so; but never what a tool_choice forced: that was constrained to this service's own
+idea of the format.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Readers:
     def __init__(self, options: Options, tokenizer: Any, model_config: Any) -> None:
         self._tokenizer = tokenizer
         self._model_config = model_config
-        self._tools_read = bool(options.tool_parser)
+        self._options = options
         self._class: Any = None
         if options.tool_parser or options.reasoning_parser:
             try:
@@ -98,13 +99,22 @@ class Readers:
             except TypeError as error:
                 raise ValueError(str(error)) from error
 
-    def vllm_reads(self, prompt: ChatPrompt) -> bool:
+    def vllm_reads(self, prompt: ChatPrompt, form: ChatFormat) -> bool:
         """Whether one of vLLM's parsers reads the answer to `prompt`."""
-        if self._class is None or prompt.tool_choice.mode in {"required", "named"}:
+        options = self._options
+        if self._class is None or options.chats == "own" or prompt.tool_choice.mode in {"required", "named"}:
             return False
         tools = bool(prompt.tools) and prompt.tool_choice.mode == "auto"
-        # Without a parser for calls, vLLM's would leave them in the text.
-        return self._tools_read or not tools
+        if tools and not options.tool_parser:
+            # vLLM's parser of thinking alone would leave the calls in the text.
+            return False
+        if options.chats == "vllm":
+            return True
+        if form.family.harmony:
+            return False
+        if tools:
+            return form.name == "generic"
+        return form.thinking is None and bool(options.reasoning_parser)
 
     def hides_special(self, prompt: ChatPrompt) -> bool:
         """Whether special tokens are to be left out of the text for vLLM's parser."""
@@ -113,7 +123,7 @@ class Readers:
 
     def reader(self, prompt: ChatPrompt, form: ChatFormat, tail: str, prompt_tokens: list[int]) -> OutputParser:
         """A reader for one answer."""
-        if not self.vllm_reads(prompt):
+        if not self.vllm_reads(prompt, form):
             tools = () if prompt.tool_choice.mode == "none" else prompt.tools
             return form.parser(tools=tools, think=prompt.think, prompt_tail=tail)
         parser, request = self._make(prompt)

@@ -36,6 +36,7 @@ from akashllm.server.engines.vllm.launch import Refusal
 from akashllm.server.engines.vllm.options import Options
 from akashllm.server.engines.vllm.prepare import Preparer
 from akashllm.server.engines.vllm.reading import Readers
+from akashllm.server.engines.vllm.rendering import prompts_for
 from akashllm.server.engines.vllm.stats import Counts
 from akashllm.server.engines.vllm.vocabulary import Vocabulary
 
@@ -48,7 +49,7 @@ _MANY = 256
 
 
 class Serving:
-    """Answers orders over a running engine."""
+    """Answers orders over a running engine. Raises `Refusal` if the options do not fit the model."""
 
     def __init__(
         self,
@@ -57,14 +58,17 @@ class Serving:
         vocabulary: Vocabulary,
         info: ModelInfo,
         options: Options,
-        readers: Readers,
     ) -> None:
         self._engine = engine
         self._counts = counts
         self._vocabulary = vocabulary
         self.info = info
-        self._preparer = Preparer(vocabulary, info.metadata, info.context)
-        self._readers = readers
+        prompts = prompts_for(engine, vocabulary, info.metadata, options)
+        self._preparer = Preparer(vocabulary, prompts, info.context)
+        try:
+            self._readers = Readers(options, engine.renderer.get_tokenizer(), engine.model_config)
+        except ValueError as error:
+            raise Refusal(f"vLLM's parser cannot be used: {error}") from error
         self._adapters = launch.adapters(options)
         self._embeds = info.capabilities == ("embedding",)
         self._running: dict[int, Answering] = {}
@@ -83,11 +87,7 @@ class Serving:
             raise Refusal(f"this model neither generates text nor embeds it (vLLM says: {', '.join(tasks)})")
         vocabulary = launch.vocabulary_of(engine)
         info = launch.information(order, engine, vocabulary, embeds=embeds)
-        try:
-            readers = Readers(options, engine.renderer.get_tokenizer(), engine.model_config)
-        except ValueError as error:
-            raise Refusal(f"vLLM's parser cannot be used: {error}") from error
-        return cls(engine, counts, vocabulary, info, options, readers)
+        return cls(engine, counts, vocabulary, info, options)
 
     async def warm_up(self) -> None:
         """Real answers, so that ready means ready: the first of each kind takes seconds. Raises `Refusal`."""
@@ -146,7 +146,7 @@ class Serving:
         """Vectors. Raises `Unsupported` where vLLM was started to generate."""
         if not self._embeds:
             raise Unsupported(
-                "this engine generates text and makes no embeddings",
+                "this engine generates text and does not make embeddings",
                 hint="start another service with AKASHLLM_TASK=embed, or with a model for embeddings",
                 param="input",
             )
@@ -203,8 +203,8 @@ class Serving:
 
     def _prepare(self, request: Generation) -> Any:
         prepared = self._preparer.prepare(request)
-        prompt = request.prompt
-        if isinstance(prompt, ChatPrompt) and self._readers.vllm_reads(prompt):
+        prompt, form = request.prompt, prepared.form
+        if isinstance(prompt, ChatPrompt) and form is not None and self._readers.vllm_reads(prompt, form):
             return prepared.seen(special=not self._readers.hides_special(prompt))
         return prepared
 
