@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ import requests
 
 from akashllm.assets import templates
 from akashllm.errors import AkashllmError, Unreachable
-from akashllm.images.engine import DockerEngine
+from akashllm.images.engine import DockerEngine, Image
 from akashllm.images.pins import pins
 from akashllm.state.home import Home, check_private
 from akashllm.version import __version__
@@ -71,6 +71,8 @@ def examine(
     yield _images(home)
     for name, advice in KEYS.items():
         yield _key(name, advice, environ)
+    yield _console(home, environ)
+    yield _wallet(environ)
     yield from _docker(environ)
     for url in reach:
         yield _reach(url)
@@ -166,13 +168,48 @@ def _key(name: str, advice: str, environ: Mapping[str, str]) -> Finding:
     return Finding(name, "ok", "set")
 
 
+def _console(home: Home, environ: Mapping[str, str]) -> Finding:
+    """Whether there is a key for Console; it is not tried, and not shown."""
+    from akashllm.market.console_key import find_key
+
+    try:
+        there = find_key(home, environ) is not None
+    except AkashllmError as error:
+        return Finding("console", "fail", error.message, error.hint)
+    if not there:
+        return Finding(
+            "console",
+            "ok",
+            "no API key",
+            "needed for --market console only: akashllm login keeps and tries one",
+        )
+    return Finding("console", "ok", "there is an API key; `akashllm login` tries one")
+
+
+def _wallet(environ: Mapping[str, str]) -> Finding:
+    """Which of Akash's own commands is here, and whether it is young enough."""
+    from akashllm.market.wallet_cli import NAMES, VARIABLE, WHERE
+
+    named = environ.get(VARIABLE)
+    paths = [shutil.which(name, path=environ.get("PATH")) for name in ([named] if named else NAMES)]
+    found = next((path for path in paths if path), None)
+    if found is None:
+        words = f"{named} is not there" if named else "neither provider-services nor akt is installed"
+        return Finding(
+            "akash cli", "warn" if named else "ok", words, f"needed for --market wallet only: {WHERE}"
+        )
+    return Finding("akash cli", "ok", found)
+
+
 def _docker(environ: Mapping[str, str]) -> Iterator[Finding]:
     try:
         with DockerEngine.connect(environ) as engine:
             version, info = engine.version(), engine.info()
-            address = engine.address
+            address, ours = engine.address, engine.images()
     except Unreachable as error:
-        yield Finding("docker", "warn", error.message, f"needed by `akashllm build` only: {error.hint}")
+        yield Finding(
+            "docker", "warn", error.message, f"needed by `akashllm build` and --container only: {error.hint}"
+        )
         return
     except AkashllmError as error:
         yield Finding("docker", "fail", error.message, error.hint)
@@ -191,6 +228,7 @@ def _docker(environ: Mapping[str, str]) -> Iterator[Finding]:
     root = Path(str(info.get("DockerRootDir", "")))
     if address.startswith("unix:") and root.is_dir():
         yield _disk("docker disk", root)
+    yield _built(ours)
     if "nvidia" in (info.get("Runtimes") or {}):
         yield Finding("gpu", "ok", "Docker can hand NVIDIA GPUs to containers")
     else:
@@ -200,6 +238,16 @@ def _docker(environ: Mapping[str, str]) -> Iterator[Finding]:
             "Docker has no NVIDIA runtime",
             "only the compose files for GPUs need it; Akash does not",
         )
+
+
+def _built(ours: Sequence[Image]) -> Finding:
+    """Our images at the engine: what `--container` runs and `build --push` pushes."""
+    if not ours:
+        return Finding(
+            "docker images", "ok", "none of ours", "akashllm build --engine llamacpp --cpu makes one"
+        )
+    size = sum(image.size for image in ours) / GIB
+    return Finding("docker images", "ok", f"{len(ours)} of ours, {size:.1f} GiB unpacked, layers counted twice")
 
 
 def _reach(url: str) -> Finding:

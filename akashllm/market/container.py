@@ -143,7 +143,11 @@ class ContainerMarket:
     def close(self, dseq: str) -> None:
         """Remove the container and its volumes."""
         lodging = Lodging(self.root / dseq)
-        order = lodging.ordered() if dseq.isdigit() else None
+        try:
+            order = lodging.ordered() if dseq.isdigit() else None
+        except MarketError:
+            lodging.set_aside()
+            order = None
         if order is not None and not order.closed_at and _port(lodging) is None:
             # Nothing was ever started: an engine that is away is in nobody's way.
             lodging.write_order(replace(order, closed_at=now()))
@@ -210,7 +214,11 @@ class ContainerMarket:
 
     def _orders(self) -> Iterator[tuple[Lodging, Ordered]]:
         for lodging in lodgings(self.root):
-            order = lodging.ordered()
+            try:
+                order = lodging.ordered()
+            except MarketError:
+                # Its container, if it has one, is found by its labels.
+                continue
             if order is not None and not order.closed_at:
                 yield lodging, order
 

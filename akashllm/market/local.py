@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -163,7 +164,13 @@ class LocalMarket:
     def close(self, dseq: str) -> None:
         """End every process of the deployment, remove its secrets, keep its log."""
         lodging = Lodging(self.root / dseq)
-        order = lodging.ordered() if dseq.isdigit() else None
+        try:
+            order = lodging.ordered() if dseq.isdigit() else None
+        except MarketError:
+            self._end(lodging)
+            lodging.forget_secrets()
+            lodging.set_aside()
+            return
         if order is None:
             return
         self._end(lodging)
@@ -175,9 +182,14 @@ class LocalMarket:
         """Every order that was not closed."""
         held = []
         for lodging in lodgings(self.root):
-            order = lodging.ordered()
-            if order is not None and not order.closed_at:
+            try:
+                order = lodging.ordered()
                 standing = self.status(lodging.dseq)
+            except MarketError:
+                # It is not understood, so it may run: it is shown, and `close` ends it.
+                held.append(Held(dseq=lodging.dseq, state="failed"))
+                continue
+            if order is not None and not order.closed_at:
                 held.append(
                     Held(
                         dseq=lodging.dseq,
@@ -247,9 +259,10 @@ class LocalMarket:
 
     def _end(self, lodging: Lodging) -> None:
         """Leave no process of this deployment: ask the supervisor first, then end whatever is left."""
-        record, spec = lodging.record(), lodging.spec()
-        if record is not None and record.supervisor.signal(SIGTERM):
-            record.supervisor.wait((spec.grace if spec else 0) + 5)
+        with suppress(MarketError):
+            record, spec = lodging.record(), lodging.spec()
+            if record is not None and record.supervisor.signal(SIGTERM):
+                record.supervisor.wait((spec.grace if spec else 0) + 5)
         kill(family(MARK, str(lodging.directory)))
 
     def _check_machine(self) -> None:

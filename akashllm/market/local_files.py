@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -112,7 +112,13 @@ class Lodging:
     def ordered(self) -> Ordered | None:
         """The order, or None if there is no such deployment."""
         data = self._read("order.json")
-        return None if data is None else Ordered(**data)
+        with self._understood("order.json"):
+            return None if data is None else Ordered(**data)
+
+    def set_aside(self) -> None:
+        """Put an order that cannot be understood out of the way."""
+        path = self.directory / "order.json"
+        path.rename(path.with_suffix(".json.damaged"))
 
     def write_order(self, order: Ordered) -> None:
         """Keep the order."""
@@ -121,7 +127,8 @@ class Lodging:
     def spec(self) -> RunSpec | None:
         """How it is run, or None before it was leased."""
         data = self._read("run.json")
-        return None if data is None else RunSpec(**{**data, "argv": tuple(data["argv"])})
+        with self._understood("run.json"):
+            return None if data is None else RunSpec(**{**data, "argv": tuple(data["argv"])})
 
     def write_spec(self, spec: RunSpec) -> None:
         """Keep how it is run."""
@@ -132,14 +139,15 @@ class Lodging:
         data = self._read("supervisor.json")
         if data is None:
             return None
-        service = data["service"]
-        return RunRecord(
-            **{
-                **data,
-                "supervisor": Process(**data["supervisor"]),
-                "service": None if service is None else Process(**service),
-            }
-        )
+        with self._understood("supervisor.json"):
+            service = data["service"]
+            return RunRecord(
+                **{
+                    **data,
+                    "supervisor": Process(**data["supervisor"]),
+                    "service": None if service is None else Process(**service),
+                }
+            )
 
     def write_record(self, record: RunRecord) -> None:
         """Keep how it runs."""
@@ -161,6 +169,17 @@ class Lodging:
         if not isinstance(data, dict):
             raise MarketError(f"{path} is damaged", hint=f"run `akashllm close {self.dseq}`, then deploy again")
         return data
+
+    @contextmanager
+    def _understood(self, name: str) -> Iterator[None]:
+        """A file with other fields than ours is from another version, or damaged."""
+        try:
+            yield
+        except (TypeError, KeyError, ValueError):
+            raise MarketError(
+                f"{self.directory / name} is from another akashllm, or damaged",
+                hint=f"upgrade akashllm; or run `akashllm close {self.dseq}`, then deploy again",
+            ) from None
 
     def _write(self, name: str, data: Mapping[str, Any]) -> None:
         write_private(self.directory / name, json.dumps(data, indent=1) + "\n")

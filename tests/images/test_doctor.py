@@ -97,3 +97,23 @@ def test_the_command_fails_with_the_findings_as_its_document(
     assert document["ok"] is False
     assert document["findings"][-1]["verdict"] == "fail"
     assert document["error"]["exit_code"] == 1
+
+
+def test_the_ways_to_akash_are_looked_for(tmp_path: Path) -> None:
+    """A key for Console and Akash's own command: there or not, a bad one named, none of them shown or run."""
+    nothing = found(tmp_path / "home", {"PATH": str(tmp_path)})
+    assert nothing["console"].detail == "no API key"
+    assert "login" in nothing["console"].advice
+    assert nothing["akash cli"].verdict == "ok"
+    assert "wallet only" in nothing["akash cli"].advice
+
+    command = tmp_path / "provider-services"
+    command.write_text("#!/bin/sh\nexit 7\n")
+    command.chmod(0o700)
+    key = "ac.sk.test." + CANARY
+    there = found(tmp_path / "home", {"PATH": str(tmp_path), "AKASH_CONSOLE_API_KEY": key})
+    assert there["akash cli"].detail == str(command)
+    assert there["console"].detail.startswith("there is an API key")
+    assert CANARY not in repr(there)
+    bad = found(tmp_path / "home", {"AKASH_CONSOLE_API_KEY": "two words", "AKASHLLM_AKASH_CLI": "nowhere"})
+    assert (bad["console"].verdict, bad["akash cli"].verdict) == ("fail", "warn")

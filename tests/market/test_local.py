@@ -17,8 +17,9 @@ from akashllm.errors import MarketError
 from akashllm.market.local import LocalMarket
 from akashllm.market.local_files import MARK, Lodging
 from akashllm.market.order import Order
+from akashllm.market.probe import probe
 from akashllm.market.processes import Process, with_variable
-from akashllm.sdl import fill
+from akashllm.sdl import fill, load, manifest_json
 from akashllm.state import Home
 
 from .conftest import KEY, MakeMarket
@@ -269,3 +270,29 @@ def test_unknown_and_malformed_numbers_are_no_deployments(make_market: MakeMarke
         market.close(word)
         with pytest.raises(MarketError):
             market.bids(word)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"reference": "x", "planet": "mars"}', ""])
+@pytest.mark.parametrize("name", ["order.json", "run.json", "supervisor.json"])
+def test_a_file_of_another_version_hides_nothing_and_can_be_closed(
+    make_market: MakeMarket, order: Order, text: str, name: str
+) -> None:
+    """What cannot be understood is one line; the deployment is still held, others work, `close` ends it."""
+    market = make_market()
+    sdl = fill(order.sdl, order.secrets)
+    manifest = manifest_json(load(sdl)).decode()
+    dseq = market.create(sdl, reference="a").dseq
+    market.lease(dseq, market.bids(dseq)[0], manifest)
+    url = market.status(dseq).url
+    (market.root / dseq / name).write_text(text)
+
+    with pytest.raises(MarketError, match="damaged"):
+        market.status(dseq)
+    assert [held.dseq for held in market.holdings()] == [dseq]
+    other = market.create(sdl, reference="b").dseq
+    assert other != dseq
+    market.close(other)
+    market.close(dseq)
+    assert market.holdings() == []
+    assert url is not None
+    assert probe(url).state == "unreachable"
