@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from akashllm.models import TINY
+
 ROOT = Path(__file__).parents[1]
 CURL = """\
 curl() {
@@ -82,7 +84,8 @@ def test_commands(
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", CURL + block.text],
         env=os.environ
-        | {"URL": service_url, "KEY": service_key, "ADMIN_KEY": service_admin_key, "ANSWERS": str(tmp_path)},
+        | {"URL": service_url, "KEY": service_key, "ADMIN_KEY": service_admin_key, "ANSWERS": str(tmp_path)}
+        | {"FILE": str(TINY)},
         capture_output=True,
         text=True,
         timeout=110,
