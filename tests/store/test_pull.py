@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -500,3 +502,31 @@ async def test_an_unreachable_registry_says_so(store: ModelStore) -> None:
         await pulled(store, registries, name)
 
     assert "insecure" in caught.value.hint
+
+
+def _pull_alone(root: str, address: str) -> None:
+    async def run() -> None:
+        registries = Registries((), [("registry.ollama.ai", address)])
+        assert (await pulled(ModelStore(Path(root)), registries))[-1].status == "success"
+
+    asyncio.run(run())
+
+
+def test_two_processes_pull_one_model(shelf: Shelf, store: ModelStore) -> None:
+    """They wait for each other: the weights come once, both succeed, and the model is whole."""
+    weights = content(8 * MIB)
+    shelf.offer(model=weights)
+    context = multiprocessing.get_context("spawn")
+    both = [
+        context.Process(target=_pull_alone, args=(str(store.layout.root), shelf.server.url)) for _ in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+
+    assert [process.exitcode for process in both] == [0, 0]
+    assert store.get(M).weights.read_bytes() == weights
+    blob = f"/v2/library/m/blobs/{Sha256.of(weights)}"
+    spans = [asked.span for asked in shelf.server.seen if asked.path == blob and asked.span is not None]
+    assert sum(end - start for start, end in spans) == 8 * MIB
