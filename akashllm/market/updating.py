@@ -23,7 +23,7 @@ from akashllm.errors import (
     StateError,
     UsageError,
 )
-from akashllm.market.base import Standing
+from akashllm.market.base import SealsSecrets, Standing
 from akashllm.market.closing import close, end
 from akashllm.market.deploy import Deployer
 from akashllm.market.driver import ENDED
@@ -67,7 +67,8 @@ class Updater(Deployer):
         """
         with self.store.home.lock(row.name, waiting=self._waiting(row.name)):
             row = self._running(row)
-            before = self._before(row)
+            before = self._before(row, order)
+            self._unsealed(row, order)
             after = replace(order, secrets={**order.secrets, API_KEY: key or before.secrets[API_KEY]})
             if key:
                 write_private(self._directory(row) / NEXT_KEY, key + "\n")
@@ -112,7 +113,7 @@ class Updater(Deployer):
                 self.progress.note(f"closing {retired}, which an earlier update has left")
                 close(self.store, self.market, left)
             row = self._running(row)
-            before = self._before(row)
+            before = self._before(row, order)
             key = before.secrets[API_KEY]
             wanted = replace(
                 order, plan=replace(order.plan, name=name), secrets={**order.secrets, API_KEY: key}
@@ -257,16 +258,21 @@ class Updater(Deployer):
             )
         return row
 
-    def _before(self, row: Deployment) -> Order:
-        """What runs now, as an order: the way back."""
+    def _before(self, row: Deployment, order: Order) -> Order:
+        """What runs now, as an order: the way back. `order` knows secrets that no manifest here holds."""
         sdl = read_private(Path(row.sdl_path or self._directory(row) / "deploy.yaml"))
         key = read_private(self._directory(row) / "api-key").strip()
-        values = recorded_secrets(sdl, self._manifest(row))
+        values = {**order.secrets, **recorded_secrets(sdl, self._manifest(row))}
         return Order(plan=Plan.from_dict(row.plan), sdl=sdl, secrets={**values, API_KEY: key})
+
+    def _unsealed(self, row: Deployment, order: Order) -> None:
+        """Console takes a whole SDL in place of another only in clear."""
+        if isinstance(self.market, SealsSecrets) and placeholders(order.sdl) and not self._manifest(row):
+            self.progress.note("its secrets were sealed: in the SDL of an update Console sees them")
 
     def _manifest(self, row: Deployment) -> str:
         path = self.manifest_path(row)
-        return read_private(path) if path.exists() else "[]"
+        return read_private(path).strip() if path.exists() else "[]"
 
     def _directory(self, row: Deployment) -> Path:
         return self.store.home.directory(row.name, row.id)

@@ -250,6 +250,7 @@ class WalletMarket:
             url=address_of(lease),
             reason="" if state == "running" else "the provider has not started the container yet",
             hours=found.hours,
+            terms=found.terms,
         )
 
     def logs(self, dseq: str, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
