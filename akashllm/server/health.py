@@ -28,12 +28,12 @@ class Health:
         self.since = time.monotonic()
 
     def asked(self) -> None:
-        """A load has been asked for: an engine that has not begun is starting, not unloaded."""
+        """A load was tried, or is not wanted yet: an engine without a model is unloaded, not starting."""
         self._asked = True
 
     @property
     def state(self) -> State:
-        """The engine's state; one that was never asked to load counts as starting."""
+        """The engine's state; one that has not been through its first load counts as starting."""
         state = self._engine.state
         return "starting" if state == "unloaded" and not self._asked else state
 

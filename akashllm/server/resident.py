@@ -217,10 +217,14 @@ class Resident:
     def _load(self) -> asyncio.Task[None]:
         """The one load that is going on, begun now if there is none."""
         if self._loading is None or self._loading.done():
-            self.health.asked()
             self._loading = asyncio.get_running_loop().create_task(self._load_now())
-            self._loading.add_done_callback(_retrieve)
+            self._loading.add_done_callback(self._tried)
         return self._loading
+
+    def _tried(self, task: asyncio.Task[None]) -> None:
+        """A load is over, well or not: from now on an engine without a model is `unloaded`, not `starting`."""
+        self.health.asked()
+        _retrieve(task)
 
     def _abandon(self) -> None:
         """Take a load out of the line for memory if nobody waits for it any more; one that began goes on."""

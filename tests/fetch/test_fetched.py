@@ -12,7 +12,10 @@ from akashllm.server.domain import ModelInfo
 from akashllm.server.engine import Engine, State
 from akashllm.server.engines.fetched import FetchedEngine
 from akashllm.server.health import Health
+from akashllm.server.metrics import Metrics
 from akashllm.server.models.weights import Told
+from akashllm.server.resident import Resident
+from akashllm.server.settings import Settings
 from akashllm.testing.engine import ScriptedEngine
 
 GIB = 1 << 30
@@ -253,3 +256,32 @@ async def test_sentences(
     await fetched.close()
     with pytest.raises(EngineFailed):
         await task
+
+
+async def test_health_is_not_green_between_weights_and_model(tmp_path: Path) -> None:
+    """From the first look until a real token came out, nothing says that a request would be answered."""
+    weights = Coming(tmp_path)
+    inner = ScriptedEngine(manual=True)
+    inner.become("unloaded", "")
+    fetched, _, _ = engine(weights, inner)
+    resident = Resident("m", fetched, Settings(), metrics=Metrics())
+    seen: list[tuple[str, bool]] = []
+    loading = asyncio.Event()
+
+    def look(*_: object) -> None:
+        seen.append((resident.health.state, resident.health.ready))
+        if inner.state == "loading":
+            loading.set()
+
+    fetched.watch(look)
+    look()
+    resident.start()
+    await weights.began.wait()
+    weights.go.set()
+    await loading.wait()
+    inner.finish_loading()
+    await resident.ready()
+
+    assert [ready for _, ready in seen] == [False] * (len(seen) - 1) + [True]
+    assert {state for state, _ in seen} == {"starting", "loading", "ready"}
+    await resident.close()

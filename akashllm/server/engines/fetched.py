@@ -100,7 +100,7 @@ class FetchedEngine:
                 path = await self._fetch()
                 if self._inner is None:
                     self._take(path)
-                self._handed = True
+                self._change("unloaded", "")
 
     @property
     def fetching(self) -> bool:
