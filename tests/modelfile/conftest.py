@@ -9,10 +9,13 @@ import ollama
 import pytest
 
 from akashllm.models import TINY
+from akashllm.names import DEFAULT_HOST, REGISTRIES
 from akashllm.server.models.store import ModelStore
 from akashllm.server.settings import Settings
 from akashllm.testing.engine import ScriptedEngine
+from akashllm.testing.files import running_files
 from tests.ollama.conftest import serving
+from tests.store.conftest import Shelf
 
 
 @pytest.fixture
@@ -28,9 +31,22 @@ def store(root: Path) -> ModelStore:
 
 
 @pytest.fixture
-def service(root: Path) -> Iterator[str]:
+def shelf() -> Iterator[Shelf]:
+    """A registry in the place of Ollama's; nobody answers for the others."""
+    with running_files() as server:
+        yield Shelf(server)
+
+
+@pytest.fixture
+def service(root: Path, shelf: Shelf) -> Iterator[str]:
     """A service over that store, opened to everyone on the machine as Ollama is."""
-    settings = Settings(models=str(root), manage_unauthenticated=True, log_level="error")
+    mirrors = dict.fromkeys(REGISTRIES, "http://127.0.0.1:1") | {DEFAULT_HOST: shelf.server.url}
+    settings = Settings(
+        models=str(root),
+        registry_mirrors=tuple(mirrors.items()),
+        manage_unauthenticated=True,
+        log_level="error",
+    )
     with serving(ScriptedEngine(), settings) as url:
         yield url
 

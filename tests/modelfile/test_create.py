@@ -16,6 +16,8 @@ from akashllm.models import TINY
 from akashllm.names import ModelName
 from akashllm.server.models import manifest as kinds
 from akashllm.server.models.store import ModelStore
+from tests.fleet.lora import write_lora
+from tests.store.conftest import Shelf
 
 DIGEST = Sha256.of_file(TINY)
 THERE = f"/usr/share/ollama/.ollama/models/blobs/{DIGEST.filename}"
@@ -164,6 +166,36 @@ def test_the_deployed_model_can_be_built_on(client: ollama.Client, store: ModelS
     made = store.get(ModelName.parse("mine"))
     assert made.weights.read_bytes()[:4] == b"GGUF"
     assert made.system == "Be mine."
+
+
+def test_a_base_that_is_not_there_is_pulled(
+    client: ollama.Client, shelf: Shelf, store: ModelStore, weights: bytes
+) -> None:
+    """The lines of the pull come first; the base stays in the store under its own name."""
+    shelf.offer("library/far", model=weights, template=b"{{ .Prompt }}", params=b'{"top_k":7}')
+    told = [step.status for step in client.create("near", from_="far", system="Near.", stream=True)]
+
+    assert told[:2] == ["pulling manifest", f"pulling {DIGEST.hex[:12]}"]
+    assert told.count("success") == 1
+    assert told[-1] == "success"
+    made = store.get(ModelName.parse("near"))
+    assert (made.template, made.system, dict(made.parameters)) == ("{{ .Prompt }}", "Near.", {"top_k": 7})
+    assert store.get(ModelName.parse("far")).weights == made.weights
+
+
+def test_an_adapter_is_added(client: ollama.Client, service: str, store: ModelStore, tmp_path: Path) -> None:
+    """A LoRA file is told from a model by what it says of itself, in both forms of the request."""
+    digest = client.create_blob(write_lora(tmp_path / "lora.gguf", strength=0.1))
+    client.create("one", from_="tiny", adapters={"lora.gguf": digest})
+    old = lines(service, name="two", modelfile=f"FROM tiny\nADAPTER @{digest}")
+
+    assert old[-1] == {"status": "success"}
+    for name in ("one", "two"):
+        assert [file.name for file in store.get(ModelName.parse(name)).adapters] == [digest.replace(":", "-")]
+    assert refused(service, model="m", files={"lora.gguf": digest}) == (
+        400,
+        "lora.gguf is an adapter, and a model is expected there",
+    )
 
 
 def test_layers_that_nothing_uses_go(client: ollama.Client, root: Path) -> None:
