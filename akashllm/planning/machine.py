@@ -89,6 +89,12 @@ def environment(
         values["AKASHLLM_GPUS"] = str(gpus)
     if request.nodes > 1:
         values["AKASHLLM_NODES"] = str(request.nodes)
+    if request.engine == "vllm":
+        parsers = {
+            "AKASHLLM_TOOL_PARSER": model.tool_parser,
+            "AKASHLLM_REASONING_PARSER": model.reasoning_parser,
+        }
+        values |= {name: parser for name, parser in parsers.items() if parser}
     return tuple(sorted(values.items()))
 
 
