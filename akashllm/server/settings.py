@@ -33,6 +33,7 @@ from akashllm.server.values import (
     names,
     number,
     origins,
+    pairs,
     registries,
     secret_fault,
     size,
@@ -464,6 +465,11 @@ class Settings:
             )
         if self.unauthenticated and self.api_key is not None:
             faults.append(f"{PREFIX}UNAUTHENTICATED: contradicts {PREFIX}API_KEY; unset one of them")
+        if self.registry_auth is not None and not pairs(self.registry_auth):
+            faults.append(
+                f"{PREFIX}REGISTRY_AUTH: must be pairs of a host and a key between commas; for example "
+                f"{PREFIX}REGISTRY_AUTH=registry.example.org=USER:PASSWORD"
+            )
         if self.manage_unauthenticated and (self.keys or not self.loopback):
             faults.append(
                 f"{PREFIX}MANAGE_UNAUTHENTICATED: is only for a service on loopback without any key; set "

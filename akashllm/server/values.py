@@ -263,6 +263,17 @@ def mirrors() -> Parser:
     return parse
 
 
+def pairs(value: str) -> dict[str, str]:
+    """`HOST=KEY` between commas, by host in lower case; empty if anything in it is not that."""
+    found = {}
+    for part in value.split(","):
+        host, _, key = (piece.strip() for piece in part.partition("="))
+        if not is_host(host) or not key.isascii() or not key.isprintable() or not key:
+            return {}
+        found[host.lower()] = key
+    return found
+
+
 def secret_fault(key: str) -> str | None:
     """Why `key` protects nothing, or None. The key itself is not in the answer."""
     if not key.isascii() or not key.isprintable() or " " in key:

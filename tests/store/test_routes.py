@@ -122,6 +122,9 @@ def test_an_open_service_keeps_its_management_closed(root: Path) -> None:
         {"AKASHLLM_REGISTRIES": "a/../b"},
         {"AKASHLLM_REGISTRY_MIRRORS": "registry.ollama.ai"},
         {"AKASHLLM_REGISTRY_MIRRORS": "registry.ollama.ai=ftp://x"},
+        {"AKASHLLM_REGISTRY_AUTH": "only-a-token"},
+        {"AKASHLLM_REGISTRY_AUTH": "hf.co=, x=y"},
+        {"AKASHLLM_REGISTRY_AUTH": "https://hf.co=token"},
     ],
 )
 def test_impossible_settings_are_refused(environ: dict[str, str]) -> None:

@@ -29,6 +29,7 @@ from akashllm.errors import BadRequest, RegistryFailed, StoreFailed
 from akashllm.names import REGISTRIES, ModelName
 from akashllm.server.models.manifest import MANIFEST, MAX_MANIFEST, Manifest
 from akashllm.server.models.source import MAX_REDIRECTS, Patience, new_client
+from akashllm.server.values import pairs
 from akashllm.version import __version__
 
 CONTRACT = "0.33.0"
@@ -61,7 +62,7 @@ class Registries:
     ) -> None:
         self._admitted = frozenset(host.lower() for host in admitted)
         self._mirrors = {host.lower(): address.rstrip("/") for host, address in mirrors}
-        self._keys = dict(_pairs(auth or ""))
+        self._keys = pairs(auth or "")
         self.patience = patience or Patience()
         self._shared: dict[Sha256, _Connections] = {}
 
@@ -321,10 +322,3 @@ async def _bounded(response: httpx.Response, most: int, what: str) -> bytes:
         if len(data) > most:
             raise RegistryFailed(f"{what} of more than {most} bytes, which is refused")
     return bytes(data)
-
-
-def _pairs(auth: str) -> Iterable[tuple[str, str]]:
-    for part in auth.split(","):
-        host, equals, key = part.strip().partition("=")
-        if equals:
-            yield host.strip().lower(), key.strip()

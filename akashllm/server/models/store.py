@@ -150,7 +150,7 @@ class ModelStore:
 
     def opened(self, digest: Sha256) -> None:
         """Let everyone read the file of that digest, as Ollama's are: it may run as another user."""
-        with self.volume.explained():
+        with self.volume.explained(), contextlib.suppress(PermissionError):  # one that another user put there
             self.layout.blob(digest).chmod(_READABLE)
 
     def link(self, name: ModelName, data: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 
 from akashllm.digests import Sha256
 from akashllm.errors import BadRequest, DigestMismatch, TooLarge
@@ -32,7 +33,7 @@ async def receive(
         writer = await undisturbed(lambda: store.incoming(digest).__enter__())
         try:
             async for piece in _pieces(chunks, most):
-                await undisturbed(lambda data=piece: writer.write(data))
+                await undisturbed(partial(writer.write, piece))
         except BaseException:
             kind, error, trace = sys.exc_info()
             await undisturbed(lambda: writer.__exit__(kind, error, trace))
