@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import struct
 import wave
+from typing import cast
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 
 RATE = 16_000
 
@@ -48,7 +50,7 @@ def encoded(container: str, codec: str, seconds: float, *, silent: bool = False,
     """The same tone, or silence, in another format."""
     out = io.BytesIO()
     with av.open(out, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=rate, layout="mono")
+        stream = cast("AudioStream", file.add_stream(codec, rate=rate, layout="mono"))
         block = 1 << 14
         for start in range(0, int(seconds * rate), block):
             at = np.arange(start, min(start + block, int(seconds * rate))) / rate

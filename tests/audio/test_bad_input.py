@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -183,7 +183,7 @@ def test_a_file_name_is_only_a_name(http: httpx.Client, sound: bytes) -> None:
 
 def test_other_models_do_not_transcribe(client: openai.OpenAI, sound: bytes) -> None:
     """The chat model says that it cannot, an unknown one that it is not there; both name the one that can."""
-    with pytest.raises(openai.BadRequestError, match="does not transcribe.*tiny-whisper"):
+    with pytest.raises(openai.BadRequestError, match=r"does not transcribe.*tiny-whisper"):
         client.audio.transcriptions.create(file=("a.wav", sound), model="tiny")
     with pytest.raises(openai.NotFoundError, match="tiny-whisper"):
         client.audio.transcriptions.create(file=("a.wav", sound), model="gpt-99")
@@ -202,6 +202,15 @@ def test_the_key_is_wanted(listening: Listening, sound: bytes) -> None:
     assert fault(answer, 401)["code"] == "invalid_api_key"
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Let others go on until something is so."""
+    for _ in range(10_000):
+        if true():
+            return
+        await asyncio.sleep(0.001)
+    pytest.fail("it never came about")
+
+
 async def test_a_client_that_leaves_frees_the_place(listening: Listening, sound: bytes) -> None:
     """Requests that are given up, waiting or running, are forgotten; the next one is answered."""
     headers = {"authorization": f"Bearer {KEY}"}
@@ -212,8 +221,7 @@ async def test_a_client_that_leaves_frees_the_place(listening: Listening, sound:
             return await client.post(URL, files={"file": ("a.wav", data)}, data={"model": "whisper-1"})
 
         leaving = [asyncio.create_task(send(long)) for _ in range(3)]
-        while not listening.engine.stats().running:
-            await asyncio.sleep(0.01)
+        await until(lambda: listening.engine.stats().running > 0)
         for task in leaving:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
@@ -233,8 +241,7 @@ async def test_a_child_that_dies_is_replaced(whisper: Path, tmp_path: Path, soun
         request = Transcription(id="1", model="tiny-whisper", path=str(file), format="wav")
         events = engine.transcribe(request)
         first = asyncio.ensure_future(anext(events))
-        while not engine.stats().running:
-            await asyncio.sleep(0)
+        await until(lambda: engine.stats().running > 0)
         assert engine.pid is not None
         os.kill(engine.pid, 9)
         heard = [await first] + [event async for event in events]

@@ -1,6 +1,7 @@
-"""A Whisper of a few megabytes with random weights, in CTranslate2's format: written by hand, so that neither
-torch nor transformers is needed. It has Whisper's own vocabulary layout, so languages, tasks and times are real;
-what it "hears" is made up of syllables.
+"""A Whisper of a few megabytes with random weights, in CTranslate2's format, written by hand.
+
+Neither torch nor transformers is needed for it. It has Whisper's own vocabulary layout, so languages, tasks
+and times are real; what it "hears" is made up of syllables.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _tokenizer(texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _weights(size: int, random: np.random.Generator) -> WhisperSpec:
+def _weights(size: int, random: np.random.Generator) -> Any:
     def normal(*shape: int, scale: float = 0.3) -> NDArray[np.float32]:
         return random.normal(0.0, scale, shape).astype(np.float32)
 
@@ -121,7 +122,8 @@ def _weights(size: int, random: np.random.Generator) -> WhisperSpec:
         linear(spec.ffn.linear_0, 4 * WIDTH, WIDTH)
         linear(spec.ffn.linear_1, WIDTH, 4 * WIDTH)
 
-    spec = WhisperSpec(1, HEADS, 1, HEADS)
+    make: Any = WhisperSpec
+    spec = make(1, HEADS, 1, HEADS)
     encoder, decoder = spec.encoder, spec.decoder
     encoder.conv1.weight, encoder.conv1.bias = normal(WIDTH, 80, 3), np.zeros(WIDTH, np.float32)
     encoder.conv2.weight, encoder.conv2.bias = normal(WIDTH, WIDTH, 3), np.zeros(WIDTH, np.float32)

@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 
 
 def noise(seed: int, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
-    """Pixels that no other seed gives."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    """Pixels that no other seed gives: large patches, so that little of it is lost in scaling."""
+    random = np.random.default_rng(seed)
+    patches = random.choice(np.array([0, 255], np.uint8), (4, 4, 3))
+    lines, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+    pixels: NDArray[np.uint8] = patches[lines][:, columns] ^ random.integers(
+        0, 16, (height, width, 3), np.uint8
+    )
+    return pixels
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

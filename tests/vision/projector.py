@@ -59,7 +59,7 @@ def write_projector(path: Path, *, width: int = WIDTH, seed: int = 7) -> Path:
         add(f"{block}.ffn_down.bias", _HIDDEN)
     add("mm.0.weight", width, _HIDDEN)
     add("mm.0.bias", width)
-    add("mm.2.weight", width, width, scale=0.1)
+    add("mm.2.weight", width, width, scale=0.3)
     add("mm.2.bias", width)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from akashllm.errors import BadRequest, ContextOverflow, EngineFailed, Unsupported
 from akashllm.models import TINY
-from akashllm.server.domain import Delta, Message, TokenPrompt
+from akashllm.server.domain import Delta, Done, Generation, Message, TokenPrompt
 from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 from tests.vision.conftest import answer, question, seeing, shown
 from tests.vision.drawing import jpeg, noise, png
@@ -20,8 +21,8 @@ LONG = "Tell me what is in this image, and what its colours are. " * 8
 
 async def test_an_image_counts_and_decides(engine: LlamaCppEngine) -> None:
     """Prompt tokens have the image's; other images give other answers, the same one the same."""
-    _, plain = await answer(engine, question(Message(role="user", content="What do you see?")))
-    seen = [await answer(engine, question(shown(png(noise(seed))), tokens=24)) for seed in (1, 2, 3, 4, 5, 1)]
+    _, plain = await answer(engine, question(Message(role="user", content="x")))
+    seen = [await answer(engine, question(shown(png(noise(seed)), "x"), tokens=24)) for seed in (1, 2, 3, 4, 1)]
     assert {usage.prompt_tokens for _, usage in seen} == {plain.prompt_tokens + TOKENS + 1}
     texts = [text for text, _ in seen]
     assert len(set(texts)) > 1
@@ -49,29 +50,33 @@ async def test_a_follow_up_finds_the_image_in_the_cache(engine: LlamaCppEngine) 
     assert text
 
 
-async def test_another_image_under_the_same_text_shares_nothing(engine: LlamaCppEngine) -> None:
+async def test_another_image_under_the_same_text_shares_nothing(
+    engine: LlamaCppEngine, projector: Path
+) -> None:
     """Only what is before the image is taken from the cache; the answer is the one a fresh engine gives."""
     system = Message(role="system", content="You look at images and say what they show. " * 8)
-    await answer(engine, question(system, shown(png(noise(9)), LONG)))
-    other, usage = await answer(engine, question(system, shown(png(noise(10)), LONG)))
-    alone, whole = await answer(engine, question(shown(png(noise(10)), LONG)))
-    assert 0 < usage.cached_tokens < usage.prompt_tokens - TOKENS
-    assert whole.cached_tokens == 0
-    assert other
-    assert alone
+    asked = [question(system, shown(png(noise(seed)), "x"), tokens=24) for seed in (1, 2, 4)]
+    first, *others = [await answer(engine, request) for request in asked]
+    for _, usage in others:
+        assert TOKENS < usage.cached_tokens < usage.prompt_tokens - TOKENS
+    async with seeing(projector, slots=4) as fresh:
+        alone = [await answer(fresh, request) for request in reversed(asked)]
+    assert [text for text, _ in (first, *others)] == [text for text, _ in reversed(alone)]
 
 
 async def test_company_changes_nothing(engine: LlamaCppEngine) -> None:
     """Four streams at once, with and without images, say what each says alone."""
     asked = [
-        question(shown(png(noise(11)), "What is this?"), tokens=32),
+        question(shown(png(noise(1)), "x"), tokens=32),
         question(Message(role="user", content="What is the capital of Japan?"), tokens=32),
-        question(shown(png(noise(12)), "What is this?"), tokens=32),
-        question(shown(png(noise(11)), "And what is that?"), tokens=32),
+        question(shown(png(noise(2)), "x"), tokens=32),
+        question(shown(png(noise(4)), "hello"), tokens=32),
     ]
     alone = [await answer(engine, request) for request in asked]
     together = await asyncio.gather(*(answer(engine, request) for request in asked))
-    assert [text for text, _ in together] == [text for text, _ in alone]
+    texts = [text for text, _ in alone]
+    assert [text for text, _ in together] == texts
+    assert texts[0] != texts[2]
 
 
 async def test_choices_share_an_image(engine: LlamaCppEngine) -> None:
@@ -107,13 +112,8 @@ async def test_the_context_counts_images(engine: LlamaCppEngine) -> None:
 
 async def test_a_client_cannot_name_an_image(engine: LlamaCppEngine) -> None:
     """Ids of images are outside the vocabulary, and the context that is given back has none of them."""
-    from akashllm.server.domain import Done
-
     with pytest.raises(BadRequest, match="outside the vocabulary"):
-        await answer(
-            engine,
-            question(shown(png(noise(17)))).__class__(id="2", model="x", prompt=TokenPrompt(tokens=(-5,))),
-        )
+        await answer(engine, Generation(id="2", model="x", prompt=TokenPrompt(tokens=(-5,))))
     context: tuple[int, ...] = ()
     async for event in engine.generate(question(shown(png(noise(17))), want_context=True)):
         if isinstance(event, Done):
@@ -139,12 +139,11 @@ async def test_placeholders_in_a_text_are_text(engine: LlamaCppEngine) -> None:
 async def test_leaving_frees_the_slot(engine: LlamaCppEngine) -> None:
     """Requests given up while their images are looked at, or later, leave nothing running."""
     for _ in range(3):
-        events = engine.generate(question(shown(png(noise(19, 512, 512))), tokens=500, ignore_eos=True))
-        task = asyncio.ensure_future(anext(aiter(events)))
+        request = question(shown(png(noise(19, 512, 512))), tokens=500, ignore_eos=True)
+        task = asyncio.ensure_future(answer(engine, request))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await events.aclose()
     text, _ = await answer(engine, question(Message(role="user", content="What is 1+1?")))
     assert text
     assert engine.stats().running == 0
@@ -164,10 +163,8 @@ async def test_leaving_frees_the_slot(engine: LlamaCppEngine) -> None:
 async def test_damaged_images_are_answered(engine: LlamaCppEngine, data: bytes) -> None:
     """A damaged image is a bad request or is read as far as it goes; the engine's process lives on."""
     before = engine.pid
-    try:
+    with contextlib.suppress(BadRequest):
         await answer(engine, question(shown(data)))
-    except BadRequest as error:
-        assert "decoded" in error.message or "shape" in error.message
     assert engine.pid == before
 
 

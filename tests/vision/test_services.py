@@ -50,9 +50,10 @@ def test_openai_clients_send_images(url: str) -> None:
     assert answer.usage.prompt_tokens > 20
 
 
-def test_ollama_clients_send_images(url: str) -> None:
+def test_ollama_clients_send_images(url: str, request: pytest.FixtureRequest) -> None:
     """The official client's chat and generate take images as bytes; show tells the capability."""
     client = ollama.Client(host=url, headers={"authorization": f"Bearer {KEY}"})
+    request.addfinalizer(client._client.close)
     picture = jpeg(noise(2))
     chat = client.chat(
         "tiny", [{"role": "user", "content": "What?", "images": [picture]}], options={"num_predict": 4}
