@@ -282,6 +282,14 @@ async def test_ollamas_generate() -> None:
     assert (body["system"], body["prompt"], body["context"]) == ("S", "U", [5, 6])
 
 
+async def test_a_template_goes_to_ollama() -> None:
+    """It is Ollama's own field, with a prompt and with a suffix."""
+    gap = InfillPrompt(prefix="a", suffix="b", template="{{ .Prompt }}")
+    for request in (say(template="{{ .Prompt }}"), say(prompt=gap)):
+        body = await sent(ollama_like(**{"api/generate": GENERATED}), request, "/api/generate")
+        assert body["template"] == "{{ .Prompt }}"
+
+
 async def test_a_context_over_openai_is_the_conversation() -> None:
     """What an answer's context remembers is said again before the next prompt; others' numbers are refused."""
     upstream = openai_like("somebody")
@@ -307,6 +315,8 @@ REFUSED: list[tuple[str, Generation, str]] = [
     ("ollama", say(constraint=Constraint(kind="gbnf", value="x")), "grammar"),
     ("ollama", say(prompt=TextPrompt(text="a"), prompt_logprobs=0), "echo"),
     ("somebody", say(ignore_eos=True), "ignore_eos"),
+    ("somebody", say(template="{{ .Prompt }}"), "template"),
+    ("llamacpp", say(prompt=InfillPrompt(prefix="a", suffix="b", template="{{ .Suffix }}")), "template"),
     ("somebody", say(constraint=Constraint(kind="gbnf", value="x")), "grammar"),
     ("somebody", say(continue_final=True), "continue_final_message"),
     ("vllm", say(prompt=InfillPrompt(prefix="a", suffix="b")), "suffix"),
