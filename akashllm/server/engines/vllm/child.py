@@ -105,6 +105,7 @@ class Child:
     async def _serve(self, order: Load) -> int:
         options = Options.unpack(order.options)
         launch.prepare_environment()
+        launch.check_machine(order, options)
         engine, counts = launch.start(order, options)
         from akashllm.server.engines.vllm.serving import Serving
 

@@ -16,10 +16,11 @@ from akashllm.errors import AkashllmError
 from akashllm.server.domain import Capability, ModelInfo
 from akashllm.server.engines.frames import Load
 from akashllm.server.engines.prompts import MAX_LOGPROBS
+from akashllm.server.engines.vllm import facts
 from akashllm.server.engines.vllm.cluster import ClusterError, gather
 from akashllm.server.engines.vllm.options import Options
 from akashllm.server.engines.vllm.vocabulary import Vocabulary
-from akashllm.server.models.folder import describe
+from akashllm.server.models.folder import describe, weights
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -41,6 +42,14 @@ def prepare_environment() -> None:
     """Set what is not set. To be called before vLLM is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def check_machine(order: Load, options: Options) -> None:
+    """See whether this machine can run it. Raises `Refusal`."""
+    try:
+        facts.check(options, weights(Path(order.model)))
+    except facts.Unfit as unfit:
+        raise Refusal(str(unfit)) from unfit
 
 
 def start(order: Load, options: Options) -> Any:
