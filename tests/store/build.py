@@ -21,7 +21,7 @@ def blob(root: Path, data: bytes, media_type: str) -> Layer:
     return Layer(media_type=media_type, digest=str(digest), size=len(data))
 
 
-def model(root: Path, name: str, weights: bytes = b"", **layers: Any) -> Manifest:
+def model(root: Path, name: str, weights: bytes = b"", config: Any = None, **layers: Any) -> Manifest:
     """A model: `weights` (the bundled model by default), and `template`, `system`, `params`, ... as layers."""
     parsed = ModelName.parse(name)
     found = [blob(root, weights or TINY.read_bytes(), kinds.MODEL)]
@@ -30,7 +30,8 @@ def model(root: Path, name: str, weights: bytes = b"", **layers: Any) -> Manifes
         found.append(
             blob(root, data.encode() if isinstance(data, str) else data, f"application/vnd.ollama.image.{kind}")
         )
-    config = {"model_format": "gguf", "model_family": "llama", "architecture": "amd64", "os": "linux"}
+    if config is None:
+        config = {"model_format": "gguf", "model_family": "llama", "architecture": "amd64", "os": "linux"}
     manifest = Manifest(config=blob(root, json.dumps(config).encode(), kinds.CONFIG), layers=found)
     path = root / "manifests" / parsed.host / parsed.namespace / parsed.model / parsed.tag
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -270,6 +270,18 @@ def test_an_upload_is_not_held_to_the_limit_of_json(root: Path) -> None:
     assert (root / "blobs" / digest.replace(":", "-")).stat().st_size == 300_000
 
 
+def test_an_upload_mends_a_cut_file(locked_service: str, root: Path) -> None:
+    """A file of the store that has lost its end is written anew, not taken for the one that is sent."""
+    digest = f"sha256:{hashlib.sha256(b'weights').hexdigest()}"
+    path = root / "blobs" / digest.replace(":", "-")
+    assert upload(locked_service, b"weights", digest).status_code == 201
+    path.write_bytes(b"wei")
+
+    assert upload(locked_service, b"weights", digest).status_code == 201
+
+    assert path.read_bytes() == b"weights"
+
+
 def test_a_cut_upload_leaves_nothing(locked_service: str, root: Path) -> None:
     """A client that goes away in the middle of a file leaves no file, not even a part of one."""
     address = httpx.URL(locked_service)

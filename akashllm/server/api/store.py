@@ -105,16 +105,17 @@ async def create_blob(request: Request, digest: str, store: Store) -> Response:
     """201 once it is there and is what its digest says, 200 if it was there before."""
     settings: Settings = request.app.state.settings
     wanted = _digest(digest)
-    if await asyncio.to_thread(store.blob, wanted) is not None:
+    length = request.headers.get("content-length", "")
+    declared = int(length[:19]) if length.isascii() and length.isdigit() else None
+    if await asyncio.to_thread(store.blob, wanted, declared) is not None:
         return Response()
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise UnsupportedMedia("the body is compressed; send it as it is, without Content-Encoding")
-    length = request.headers.get("content-length", "")
     await receive(
         store,
         wanted,
         _chunks(request, settings.body_timeout),
-        declared=int(length[:19]) if length.isascii() and length.isdigit() else None,
+        declared=declared,
         most=settings.max_blob_bytes,
     )
     return Response(status_code=201)
