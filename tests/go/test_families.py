@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from akashllm.errors import BadRequest, EngineFailed
+from akashllm.server.chat.go import running
 from akashllm.server.chat.go.chat import GoChatTemplate, capabilities, check
 from akashllm.server.chat.go.template import GoTemplate
 from akashllm.server.domain import Message, Tool, ToolCall
@@ -222,10 +223,17 @@ def test_faults_of_running_are_who_wrote_its() -> None:
         "{{ if . }}" * 5000,
         '{{ $x := "aaaa" }}{{ range 22 }}{{ $x = print $x $x }}{{ end }}{{ range 999 }}{{ $x }}{{ end }}',
         "{{/*" + "x" * 600_000 + "*/}}",
+        '{{ $x := "aaaa" }}{{ range 20 }}{{ $x = print $x $x }}{{ end }}{{ print' + " $x" * 100_000 + " }}",
+        '{{ $x := "aaaa" }}{{ range 20 }}{{ $x = print $x $x }}{{ end }}'
+        '{{ printf "' + "%s" * 9999 + '"' + " $x" * 9999 + " }}",
+        +"%s" * 9999 + '"' + " $x" * 9999 + " }}",
+        '{{ $x := "\u00e9" }}{{ range 20 }}{{ $x = print $x $x }}{{ end }}'
+        "{{ range 999999 }}{{ if len $x }}{{ end }}{{ end }}",
     ],
 )
-def test_a_hostile_template_ends(source: str) -> None:
+def test_a_hostile_template_ends(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However it loops, grows or nests, it is stopped and said to be the fault."""
+    monkeypatch.setattr(running, "SECONDS", 0.5)
     with pytest.raises(BadRequest, match="template error"):
         GoChatTemplate(source + "{{ .Prompt }}", param="template").render_segments(CHAT)
 

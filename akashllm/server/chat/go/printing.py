@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -16,6 +16,8 @@ from akashllm.server.chat.go.values import NIL, JsonList, JsonMap, JsonRecord, R
 
 WIDTH: Final = 10_000
 """The largest width or precision of a format."""
+TEXT: Final = 8 * 1024 * 1024
+"""Characters of the longest text a function makes."""
 
 _VERB: Final = re.compile(
     r"%(?P<flags>[-+# 0]*)(?P<width>\d+)?(?:\.(?P<precision>\d*))?(?P<verb>.)?", re.DOTALL
@@ -82,17 +84,29 @@ def _digits(value: float) -> tuple[str, str, int]:
 
 def sprint(values: Sequence[Any]) -> str:
     """`print`: a space between two values if neither is a string."""
-    out = []
-    for at, value in enumerate(values):
-        if at and not isinstance(value, str) and not isinstance(values[at - 1], str):
-            out.append(" ")
-        out.append(shown(value))
-    return "".join(out)
+    apart = [
+        at > 0 and not isinstance(value, str) and not isinstance(values[at - 1], str)
+        for at, value in enumerate(values)
+    ]
+    return _together(
+        f" {shown(value)}" if space else shown(value) for value, space in zip(values, apart, strict=True)
+    )
 
 
 def sprintln(values: Sequence[Any]) -> str:
     """`println`: spaces between all, a line break at the end."""
-    return f"{' '.join(map(shown, values))}\n"
+    return _together(f"{' ' if at else ''}{shown(value)}" for at, value in enumerate(values)) + "\n"
+
+
+def _together(parts: Iterable[str]) -> str:
+    """The parts as one text. Raises `OperandFault` as soon as that is too long."""
+    out, size = [], 0
+    for part in parts:
+        size += len(part)
+        if size > TEXT:
+            raise OperandFault(f"a text of more than {TEXT} characters")
+        out.append(part)
+    return "".join(out)
 
 
 def html(values: Sequence[Any]) -> str:
@@ -109,9 +123,9 @@ def sprintf(pattern: str, values: Sequence[Any]) -> str:
 
     Faults of a format show in its output, as in Go. Raises `OperandFault` for `*` and `[n]`.
     """
-    left = list(values)
+    left = list(values)[::-1]
 
-    def replace(found: re.Match[str]) -> str:
+    def replaced(found: re.Match[str]) -> str:
         verb = found["verb"]
         if verb is None:
             return "%!(NOVERB)"
@@ -124,13 +138,21 @@ def sprintf(pattern: str, values: Sequence[Any]) -> str:
                 raise OperandFault(f"printf: a width of more than {WIDTH}")
         if not left:
             return f"%!{verb}(MISSING)"
-        return _formatted(left.pop(0), verb, found)
+        return _formatted(left.pop(), verb, found)
 
-    text = _VERB.sub(replace, pattern)
-    if left:
-        extra = ", ".join(_typed(value) for value in left)
-        text += f"%!(EXTRA {extra})"
-    return text
+    def parts() -> Iterator[str]:
+        at = 0
+        for found in _VERB.finditer(pattern):
+            yield pattern[at : found.start()]
+            yield replaced(found)
+            at = found.end()
+        yield pattern[at:]
+        if left:
+            yield "%!(EXTRA "
+            yield from (f"{', ' if place else ''}{_typed(value)}" for place, value in enumerate(left[::-1]))
+            yield ")"
+
+    return _together(parts())
 
 
 def _typed(value: Any) -> str:

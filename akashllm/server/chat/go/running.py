@@ -1,17 +1,19 @@
 """Runs a parsed template over plain values, within limits.
 
-A run costs a step for every node and one more for every so many characters a function makes, so it ends
-whatever the template and the values are; what it may print is bounded, and how deep it may go.
+A run costs a step for every node and one more for every so much that a function makes, and it may take so much
+processor time; so it ends whatever the template and the values are. What it may print is bounded, and how deep
+it may go.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from akashllm.server.chat.go.faults import GoTemplateError, OperandFault
 from akashllm.server.chat.go.functions import FUNCTIONS
-from akashllm.server.chat.go.printing import shown
+from akashllm.server.chat.go.printing import TEXT, shown
 from akashllm.server.chat.go.scanning import quoted
 from akashllm.server.chat.go.tree import (
     Action,
@@ -35,12 +37,13 @@ from akashllm.server.chat.go.values import NIL, Record, element, held, truth, ty
 
 STEPS: Final = 2_000_000
 """Nodes one run may visit. A long chat takes some hundred thousand."""
-OUTPUT: Final = 8 * 1024 * 1024
-"""Characters a run may print, and any value it makes may have."""
+SECONDS: Final = 4.0
+"""Processor time of one run."""
 DEPTH: Final = 120
 """Nodes inside each other, definitions that call each other included."""
 
 _CHARACTERS_A_STEP: Final = 256
+_STEPS_UNWATCHED: Final = 64
 _NOTHING: Final = object()
 """No value came down the pipeline."""
 
@@ -74,6 +77,8 @@ class _Run:
         self._name = ""
         self._printed = 0
         self._steps = 0
+        self._watch = 0
+        self._deadline = time.thread_time() + SECONDS
         self._depth = 0
 
     # --- limits and faults ---------------------------------------------------------------------------------
@@ -91,21 +96,23 @@ class _Run:
 
     def _charge(self, node: Node | Operand, characters: int = 0) -> None:
         self._steps += 1 + characters // _CHARACTERS_A_STEP
-        if self._steps > STEPS:
-            self._fail(node, "the template takes too many steps")
+        if self._steps >= self._watch:
+            self._watch = self._steps + _STEPS_UNWATCHED
+            if self._steps > STEPS or time.thread_time() > self._deadline:
+                self._fail(node, "the template takes too long")
 
     def _made(self, node: Operand, value: Any) -> Any:
         """A value a function made, if it is not too large."""
-        if isinstance(value, str):
-            if len(value) > OUTPUT:
-                self._fail(node, f"a text of more than {OUTPUT} characters")
+        if isinstance(value, str) and len(value) > TEXT:
+            self._fail(node, f"a text of more than {TEXT} characters")
+        if isinstance(value, str | list):
             self._charge(node, len(value))
         return value
 
     def _print(self, node: Node, text: str) -> None:
         self._printed += len(text)
-        if self._printed > OUTPUT:
-            self._fail(node, f"the template prints more than {OUTPUT} characters")
+        if self._printed > TEXT:
+            self._fail(node, f"the template prints more than {TEXT} characters")
         self._charge(node, len(text))
         self.out.append(text)
 
