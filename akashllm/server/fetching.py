@@ -53,6 +53,8 @@ def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Wei
     except BadName as error:
         raise UsageError(f"{PREFIX}MODEL: {error.message}", hint=error.hint) from error
     root = data_folder(settings)
+    if choice == "folder":
+        return _folder_of(origin, root, settings)
     match origin.kind:
         case "hub":
             return HubWeights(hub_of(settings), origin, root, choice)
@@ -62,6 +64,18 @@ def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Wei
             return None if Path(origin.name).exists() else _of_library(origin, settings)
         case "local":
             return None
+
+
+def _folder_of(origin: Origin, root: Path, settings: Settings) -> Weights | None:
+    """What vLLM reads: a folder here, or a repository, which people also write as `org/repo`."""
+    if origin.kind == "library" and origin.name.count("/") == 1 and not Path(origin.name).exists():
+        origin = parse_origin(f"hf.co/{origin.name}")
+    if origin.kind == "url" or origin.file or origin.quant:
+        raise UsageError(
+            f"{origin.shown} names one file, and this engine reads a repository of safetensors",
+            hint=f"set {PREFIX}MODEL to hf.co/org/repo, or use the engine llamacpp for a GGUF file",
+        )
+    return HubWeights(hub_of(settings), origin, root, "folder") if origin.kind == "hub" else None
 
 
 def hub_of(settings: Settings) -> Hub:

@@ -118,6 +118,28 @@ def test_what_the_settings_fetch(values: dict[str, str], kind: type, tmp_path: P
     assert type(weights_for(Settings(data=str(tmp_path), **values))) is kind  # type: ignore[arg-type]  # all text
 
 
+@pytest.mark.parametrize("model", ["hf.co/o/m", "o/m", "hf.co/o/m@v1"])
+def test_a_repository_for_vllm(model: str, tmp_path: Path) -> None:
+    """For vLLM `org/repo` is a repository too."""
+    found = weights_for(Settings(data=str(tmp_path), model=model), choice="folder")
+
+    assert isinstance(found, HubWeights)
+    assert found.shown == "hf.co/o/m"
+
+
+@pytest.mark.parametrize("model", ["tiny", "/models/x", "llama3"])
+def test_a_folder_for_vllm_is_here(model: str) -> None:
+    """Anything else is a folder of this machine, and the engine says if it is none."""
+    assert weights_for(Settings(model=model), choice="folder") is None
+
+
+@pytest.mark.parametrize("model", ["hf.co/o/m:Q8_0", "hf.co/o/m/x.gguf", "https://h/x.gguf"])
+def test_a_file_is_not_for_vllm(model: str) -> None:
+    """A GGUF file is another engine's."""
+    with pytest.raises(UsageError, match="reads a repository of safetensors"):
+        weights_for(Settings(model=model), choice="folder")
+
+
 def test_a_folder_of_that_name_is_not_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file here comes before a name of a library."""
     (tmp_path / "mine").write_bytes(b"GGUF")
