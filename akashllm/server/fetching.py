@@ -84,8 +84,8 @@ def hub_of(settings: Settings) -> Hub:
 
 
 def _patience(settings: Settings) -> Patience:
-    """More than a request has: nothing works before the weights are here."""
-    return Patience(attempts=8, read=settings.download_timeout)
+    """More than a request has: nothing works before the weights are here. The hub counts in five minutes."""
+    return Patience(attempts=8, read=settings.download_timeout, longest=300.0)
 
 
 def data_folder(settings: Settings) -> Path:

@@ -27,6 +27,7 @@ _BLOCK = 512
 _CHUNK = 1 << 20
 _MAX_RECORD = 4 << 20
 _POLL = 0.25
+_UNLOCKABLE = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _RECORD = 1
 """Version of the record; one of another version is not understood, and the file begun anew."""
 
@@ -79,6 +80,7 @@ class Partial:
                     yield partial
                 finally:
                     await partial.keep()
+                    partial.discard_if_empty()
                 return
             finally:
                 os.close(descriptor)
@@ -182,6 +184,11 @@ class Partial:
         self._path.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
 
+    def discard_if_empty(self) -> None:
+        """Leave nothing where nothing came."""
+        if not self.done.total and _same(self._descriptor, self._path):
+            self.discard()
+
     async def _hash(self) -> Sha256:
         stop = threading.Event()
 
@@ -253,12 +260,19 @@ def _beside(into: Path) -> tuple[Path, Path]:
 
 
 async def _lock(descriptor: int) -> None:
-    """Wait, without a thread, until no other process or task has this file."""
+    """Wait, without a thread, until no other process or task has this file.
+
+    On a volume without locks there is none to wait for: what two processes write is held against the digest.
+    """
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             await asyncio.sleep(_POLL)
+        except OSError as error:
+            if error.errno not in _UNLOCKABLE:
+                raise
+            return
         else:
             return
 
