@@ -29,6 +29,8 @@ CALLED = (
     ),
     Message(role="tool", content="22", tool_name="get_weather"),
 )
+GROWN = '{{ $x := "\u00e9" }}{{ range 20 }}{{ $x = print $x $x }}{{ end }}'
+"""A variable with a million characters."""
 WEATHER = Tool(
     name="get_weather",
     description="Weather <now>",
@@ -224,11 +226,8 @@ def test_faults_of_running_are_who_wrote_its() -> None:
         '{{ $x := "aaaa" }}{{ range 22 }}{{ $x = print $x $x }}{{ end }}{{ range 999 }}{{ $x }}{{ end }}',
         "{{/*" + "x" * 600_000 + "*/}}",
         '{{ $x := "aaaa" }}{{ range 20 }}{{ $x = print $x $x }}{{ end }}{{ print' + " $x" * 100_000 + " }}",
-        '{{ $x := "aaaa" }}{{ range 20 }}{{ $x = print $x $x }}{{ end }}'
-        '{{ printf "' + "%s" * 9999 + '"' + " $x" * 9999 + " }}",
-        +"%s" * 9999 + '"' + " $x" * 9999 + " }}",
-        '{{ $x := "\u00e9" }}{{ range 20 }}{{ $x = print $x $x }}{{ end }}'
-        "{{ range 999999 }}{{ if len $x }}{{ end }}{{ end }}",
+        GROWN + '{{ printf "' + "%s" * 9999 + '"' + " $x" * 9999 + " }}",
+        GROWN + "{{ range 999999 }}{{ if len $x }}{{ end }}{{ end }}",
     ],
 )
 def test_a_hostile_template_ends(source: str, monkeypatch: pytest.MonkeyPatch) -> None:

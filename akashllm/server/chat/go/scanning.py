@@ -43,7 +43,7 @@ class Token(NamedTuple):
             return "EOF"
         if self.kind == "error":
             return self.text
-        if self.kind in KEYWORDS:
+        if self.kind in KEYWORDS or self.kind == "dot":
             return f"<{self.text}>"
         return quoted(self.text) if len(self.text) <= 10 else f"{quoted(self.text[:10])}..."
 
