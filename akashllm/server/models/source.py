@@ -18,6 +18,7 @@ from akashllm.version import __version__
 
 # Its lines show whole addresses, and some carry signatures.
 logging.getLogger("httpx").setLevel(logging.WARNING)
+logging.getLogger("httpcore").setLevel(logging.INFO)
 
 MAX_REDIRECTS = 8
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
