@@ -56,6 +56,9 @@ _SUBMITTED = "Manifest submitted successfully"
 
 _LOOKS = 4
 _HANDOVERS = 3
+_LOST = 3600.0
+"""Seconds after which a transaction that is in no block will be in none: mempools drop it long before."""
+
 _ADDRESS = re.compile(r"^akash1[02-9ac-hj-np-z]{38,58}$", re.MULTILINE)
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@ -]{0,127}")
 
@@ -339,13 +342,14 @@ class WalletMarket:
         if self._account is not None or self.key:
             account = self.account()
             accounts.setdefault(account.address, account)
-        orders = self.orders.all()
-        by_dseq = {(one.account.address, one.dseq): one.reference for one in orders}
-        return [
+        by_dseq = {(one.account.address, one.dseq): one.reference for one in self.orders.all()}
+        held = [
             Held(dseq=one.dseq, state="open", reference=by_dseq.get((account.address, one.dseq)))
             for account in accounts.values()
             for one in self._chain.open(account)
         ]
+        self.orders.drop(self.cli.chain, {one.dseq for one in held}, older=_LOST)
+        return held
 
     # --- parts --------------------------------------------------------------------------------------------
 

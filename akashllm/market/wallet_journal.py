@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,17 @@ class Orders:
         path = self._path(reference)
         path.with_suffix(".yaml").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
+
+    def drop(self, chain: str, known: set[str], *, older: float) -> None:
+        """Forget orders that never got a reply and that their chain does not have after so many seconds.
+
+        One that lands later all the same is still listed, for the chain has it; only its secrets are gone here.
+        """
+        for order in self.all():
+            age = time.time() - self._path(order.reference).stat().st_mtime
+            lost = order.unsure and order.account.chain == chain and order.dseq not in known
+            if lost and age > older:
+                self.forget(order.reference)
 
     def ended(self, dseq: str) -> None:
         """The deployment of that number is closed."""

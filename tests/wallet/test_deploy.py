@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -207,6 +208,40 @@ def test_a_transaction_that_lands_after_everything_was_given_up_is_listed(
         (dseq,) = place.world.open()
         assert dseq in shown(store, place.wallet(key=""))
         place.wallet(key="").close(dseq)
+    nothing_left(place)
+
+
+def test_what_another_tool_has_opened_is_listed_and_can_be_closed(make_place: MakePlace, order: Order) -> None:
+    """The list is the chain's, for every key that was used here; nothing in it needs a record."""
+    place = make_place()
+    with Store(place.home) as store:
+        close(store, place.wallet(), deployer(store, place.wallet()).deploy(order).deployment)
+        other = place.world.create({"sdl": order.sdl}, "4711")
+        market = place.wallet(key="")
+        (seen,) = views(store, [market], ask=healthy)
+        assert (seen.state, seen.dseq, seen.market) == ("unrecorded", other.dseq, "wallet")
+        market.close(other.dseq)
+    nothing_left(place)
+
+
+def test_secrets_of_an_order_that_never_landed_do_not_stay(make_place: MakePlace, order: Order) -> None:
+    """After an hour in no block its SDL and its note are removed; before that they are what finds it."""
+    place = make_place()
+    place.command.trouble(Trouble("tx deployment create", "late", calls=10**6))
+    with pytest.raises(MarketUnavailable):
+        place.wallet().create(order.sdl.replace("${AKASHLLM_API_KEY}", KEY), reference="a")
+    place.wallet().holdings()
+    directory = place.home.root / "wallet" / "orders"
+    assert len(list(directory.iterdir())) == 2
+    for path in directory.iterdir():
+        os.utime(path, (1, 1))
+    place.wallet().holdings()
+    assert list(directory.iterdir()) == []
+
+    place.command.settle()
+    (dseq,) = place.world.open()
+    assert [held.dseq for held in place.wallet().holdings()] == [dseq]
+    place.wallet().close(dseq)
     nothing_left(place)
 
 
