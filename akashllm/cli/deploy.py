@@ -14,6 +14,7 @@ from akashllm.cli.after import closing, show, so_far, still
 from akashllm.cli.asking import planned
 from akashllm.cli.before import prices, question, secrets, with_image, worth_paying_for
 from akashllm.cli.bids import Chooser, wish_for
+from akashllm.cli.make import read_sdl
 from akashllm.cli.markets import DEFAULT, hang_up, market_named, require_key
 from akashllm.cli.out import Interrupted, Out, WithDocument
 from akashllm.cli.progress import PlainProgress, shown
@@ -91,6 +92,15 @@ IdleHours = Annotated[
         show_default=False,
     ),
 ]
+SdlFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--sdl",
+        metavar="FILE",
+        help="Deploy this SDL as it stands, such as one that `render` wrote; its name is the file's.",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and the SDL, and do nothing.")]
 
 ATTEMPTS = 3
@@ -101,6 +111,7 @@ ATTEMPTS = 3
 def deploy(
     *,
     request: DeployRequest,
+    sdl: SdlFile = None,
     market: MarketOption = DEFAULT,
     container: Container = False,
     port: Port = None,
@@ -127,6 +138,7 @@ def deploy(
     """
     out = Out(json=json)
     home = Home.find()
+    written = None if sdl is None else _written(sdl, request)
     market = _in_container(market) if container else market
     signing = own.Signing(key=from_, deposit=deposit, keyring=keyring_backend, node=node, chain=chain_id)
     chosen = market_named(market, home, port=port, hours=max_hours, signing=signing)
@@ -142,6 +154,7 @@ def deploy(
             home,
             chosen,
             request=replace(request, local=_here(market, request)),
+            written=written,
             key=(api_key_env, api_key_file),
             timeout=timeout,
             taking=Taking(bid=bid, why=why, wait=bid_wait, hours=max_hours, idle=idle_hours),
@@ -150,6 +163,18 @@ def deploy(
         )
     finally:
         hang_up([chosen])
+
+
+def _written(file: Path, request: DeployRequest) -> Written:
+    """The file, once it is certain that nothing else was asked for. Raises `UsageError`, `BadSdl`."""
+    from akashllm.planning.written import plan_of
+
+    if replace(request, name=None) != DeployRequest(model="tiny"):
+        raise UsageError(
+            "--sdl says all that there is to say of the model", hint="leave out the other options, or --sdl"
+        )
+    text = read_sdl(file)
+    return Written(plan_of(text, request.name, source=str(file)), text)
 
 
 def _in_container(market: str) -> str:
@@ -163,6 +188,14 @@ def _here(market: str, request: DeployRequest) -> bool:
     """Whether to plan for this machine without a GPU: a process always, a container unless one is asked for."""
     wants_gpu = bool(request.gpu or request.gpu_count) or request.engine == "vllm"
     return market == "local" or (market == "docker" and not wants_gpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An SDL that is deployed as it stands, and the plan behind it."""
+
+    plan: Plan
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,27 +215,33 @@ def _deploy(
     market: Market,
     *,
     request: DeployRequest,
+    written: Written | None,
     key: tuple[str | None, Path | None],
     timeout: float,
     taking: Taking,
     dry_run: bool,
     yes: bool,
 ) -> None:
-    plan = planned(request, prices=prices(out, market))
-    for line in explain(plan):
-        out.talk(line)
+    if written is None:
+        plan = planned(request, prices=prices(out, market))
+        out.talks(explain(plan))
+    else:
+        plan = written.plan
+        out.talk(f"{plan.name}: {plan.model.alias} with {plan.engine}, {plan.price_source}")
     if dry_run:
-        _show_only(out, home, plan, market, named=request.image is not None)
+        _show_only(out, home, plan, market, written, named=request.image is not None)
         return
     if market.charges:
         worth_paying_for(plan)
     wish = wish_for(plan, taking.bid)
     with Store(home) as store:
         if market.charges:
-            plan = with_image(out, store, plan, named=request.image is not None)
+            found = with_image(out, store, plan, named=request.image is not None or written is not None)
+            # A file is ordered as it stands: its image was only looked at.
+            plan = found if written is None else plan
         order = Order(
             plan=plan,
-            sdl=rendered(plan),
+            sdl=rendered(plan) if written is None else written.text,
             secrets=secrets(plan, *key),
             timeout=timeout,
             attempts=ATTEMPTS if market.charges else 1,
@@ -230,16 +269,18 @@ def _deploy(
     show(out, outcome, closes=closing(out, market, outcome, taking.hours))
 
 
-def _show_only(out: Out, home: Home, plan: Plan, market: Market, *, named: bool) -> None:
+def _show_only(
+    out: Out, home: Home, plan: Plan, market: Market, written: Written | None, *, named: bool
+) -> None:
     """What would be ordered, with the image as far as it is known without asking anybody."""
     from akashllm.images import settle
 
-    if market.charges:
+    if market.charges and written is None:
         image, warning = settle(plan.image, home, ask=named)
         if warning:
             out.talk(f"warning: {warning}")
         plan = replace(plan, image=image)
-    sdl = rendered(plan)
+    sdl = rendered(plan) if written is None else written.text
     out.document({"name": plan.name, "plan": plan.as_dict(), "sdl": sdl})
     out.lines(sdl.splitlines())
 

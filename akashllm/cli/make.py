@@ -84,7 +84,7 @@ def validate(files: Files, *, json: opt.Json = False) -> None:
     judged: list[dict[str, Any]] = []
     bad = 0
     for file in files:
-        findings = findings_of(_read(file))
+        findings = findings_of(read_sdl(file))
         errors = sum(finding.severity == "error" for finding in findings)
         bad += bool(errors)
         judged.append(
@@ -110,7 +110,7 @@ def manifest(file: File, *, json: opt.Json = False) -> None:
     from akashllm.cli.out import print_json
 
     out = Out(json=json)
-    sdl = load(_read(file), source=str(file))
+    sdl = load(read_sdl(file), source=str(file))
     document = {"manifest": manifest_of(sdl), "hash": manifest_hash(sdl)}
     if json:
         out.document(document)
@@ -118,7 +118,7 @@ def manifest(file: File, *, json: opt.Json = False) -> None:
         print_json(document)
 
 
-def _read(file: Path) -> str:
+def read_sdl(file: Path) -> str:
     """The text of an SDL, bounded. Raises `UsageError`."""
     try:
         if str(file) == "-":

@@ -21,6 +21,11 @@ class Out:
         """A line for the person, on stderr."""
         print(safe(text, lines=lines), file=sys.stderr, flush=True)
 
+    def talks(self, texts: Iterable[str]) -> None:
+        """Lines for the person."""
+        for text in texts:
+            self.talk(text)
+
     def line(self, text: str) -> None:
         """A line of the answer; nothing with `json`."""
         if not self.json:

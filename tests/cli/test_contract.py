@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from akashllm import errors
 from akashllm.cli.app import COMMANDS, command_summaries
 from akashllm.cli.out import Interrupted
 from akashllm.errors import AkashllmError, BadSdl, ContextOverflow, ServiceError
-from akashllm.state import Home
+from akashllm.state import Home, Store
 
 from .conftest import CANARY, Run
 
@@ -356,3 +359,33 @@ def test_a_manifest_has_the_services_of_its_sdl(here: Run) -> None:
 
     assert len(document["hash"]) == 64
     assert "AKASHLLM_API_KEY=${AKASHLLM_API_KEY}" in document["manifest"][0]["services"][0]["env"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_models_and_names(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `--install-completion` installs for each shell asks the command, and it answers with the words."""
+    home = Home(tmp_path / "home").prepare()
+    with Store(home) as store:
+        store.add("my-endpoint", "local", {}, "plan")
+    environ = os.environ | {"AKASHLLM_HOME": str(home.root)}
+
+    def words(line: str) -> str:
+        given = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_TYPER_COMPLETE_ARGS": line}
+        return subprocess.run(
+            [sys.executable, "-c", "from akashllm.cli.app import main; main()"],
+            env={
+                **environ,
+                **given,
+                "_AKASHLLM_COMPLETE": f"complete_{shell}",
+                "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+
+    assert "smoke-test" in words("akashllm smo")
+    assert "llama3" in words("akashllm plan --model llama")
+    assert "my-endpoint" in words("akashllm status my")

@@ -281,3 +281,26 @@ def test_the_image_goes_into_the_order_by_digest(here: Run, home: Home, server: 
     (order,) = {one.sdl for one in server.world.deployments.values()}
     assert "127.0.0.1:9/me/akashllm:llamacpp-" in order
     assert "@sha256:" in order
+
+
+def test_a_file_is_deployed_as_it_stands_or_not_at_all(here: Run, server: MarketServer, tmp_path: Path) -> None:
+    """Options beside --sdl, a stranger's file, and one that breaks a rule are refused; nothing is ordered."""
+    rendered = here("render", "--model", "tiny", "--output", str(tmp_path), "--json").document["written"][0]
+    text = Path(rendered).read_text()
+    shown = here("deploy", "--sdl", rendered, "--dry-run", "--json").document
+    assert (shown["sdl"], shown["name"]) == (text, "llamacpp-tiny")
+    assert shown["plan"]["secrets"] == ["AKASHLLM_API_KEY"]
+    stranger = tmp_path / "stranger.yaml"
+    stranger.write_text(text.replace("AKASHLLM_ENGINE=llamacpp", "OTHER=1"))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(text.replace("denom: uact", "denom: uakt"))
+
+    for arguments, words in (
+        ((rendered, "--model", "llama3"), "says all"),
+        ((str(stranger),), "which engine"),
+        ((str(broken),), "uakt"),
+        ((str(tmp_path / "none.yaml"),), "cannot be read"),
+    ):
+        said = here(*DEPLOY, "--sdl", *arguments, "--json")
+        assert (said.code, words in said.error["message"]) == (2, True), said.err
+    assert server.changes() == []
