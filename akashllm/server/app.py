@@ -20,7 +20,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
-from akashllm.names import admit
 from akashllm.server.api import audio, chat_page, create, ollama, openai, ops, store
 from akashllm.server.engine import Engine, Transcriber
 from akashllm.server.fetching import model_path
@@ -33,7 +32,7 @@ from akashllm.server.models.identity import ModelFile
 from akashllm.server.models.registry import Registries
 from akashllm.server.models.store import ModelStore
 from akashllm.server.runtime import Runtime
-from akashllm.server.settings import Settings
+from akashllm.server.settings import STORE_ENGINE, Settings
 from akashllm.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -52,8 +51,8 @@ def create_app(settings: Settings, engine: Engine, transcriber: Transcriber | No
     The model begins to load when the application starts and the application does not wait for it: the port
     answers first. When the application ends it closes the engine.
     """
-    admit(settings.registries)
-    models = ModelStore(Path(settings.models)) if settings.models else None
+    stored = settings.models and settings.engine == STORE_ENGINE
+    models = ModelStore(Path(settings.models)) if stored else None
     runtime = make_runtime(settings, engine, store=models)
     hearing = _hearing(settings, runtime, transcriber)
 

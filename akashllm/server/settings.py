@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from akashllm.errors import BadName, UsageError
 from akashllm.models import TINY
-from akashllm.names import ModelName
+from akashllm.names import ModelName, admit
 from akashllm.server.values import (
     Fault,
     Parser,
@@ -44,6 +44,8 @@ from akashllm.server.values import (
 PREFIX = "AKASHLLM_"
 ELSEWHERE = frozenset({"AKASHLLM_HOME", "AKASHLLM_LOCAL"})
 """Variables with our prefix that other parts read."""
+STORE_ENGINE = "llamacpp"
+"""The engine that serves models of a store: the others have one model, or a store of their own."""
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -386,6 +388,9 @@ class Settings:
     metrics: bool = _setting(True, boolean(), "serve `/metrics`", example="false")
     docs: bool = _setting(False, boolean(), "serve `/openapi.json`", example="true")
     chat_page: bool = _setting(True, boolean(), "serve the chat page at `/chat`", example="false")
+
+    def __post_init__(self) -> None:
+        admit(self.registries)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -86,6 +86,23 @@ def test_without_a_store_it_says_so(tmp_path: Path) -> None:
     )
 
 
+def test_other_engines_have_no_store(root: Path) -> None:
+    """What only llama.cpp can serve is neither listed nor managed where another engine runs."""
+    model(root, "m")
+    settings = Settings(
+        models=str(root), api_key=KEY, admin_key=ADMIN, engine="upstream", upstream_url="http://127.0.0.1:1"
+    )
+    with serving(ScriptedEngine(), settings) as url:
+        status, said = ask(url, "DELETE", "/api/delete", ADMIN)
+        listed = httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {KEY}"}).json()["models"]
+
+    assert (status, said) == (
+        403,
+        "the engine upstream serves what it was started with: only llamacpp has a model store",
+    )
+    assert [each["name"] for each in listed] == ["tiny:latest"]
+
+
 def test_a_service_without_a_key_is_not_managed_from_a_page(service: str, root: Path) -> None:
     """Where everyone on the machine may manage models, a page of another origin still may not."""
     model(root, "m")

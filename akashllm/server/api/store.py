@@ -34,7 +34,7 @@ from akashllm.server.models.steps import Step
 from akashllm.server.models.store import ModelStore
 from akashllm.server.models.upload import receive
 from akashllm.server.runtime import Runtime
-from akashllm.server.settings import PREFIX, Settings
+from akashllm.server.settings import PREFIX, STORE_ENGINE, Settings
 from akashllm.server.wire.ollama import management, responses
 
 
@@ -42,9 +42,14 @@ async def opened(request: Request) -> ModelStore:
     """The store, for who has the admin key. Raises `Forbidden` where there is no store."""
     await require_admin(request)
     store: ModelStore | None = request.app.state.store
-    if store is None:
-        raise Forbidden(f"this service has no model store: set {PREFIX}MODELS to a folder and start it again")
-    return store
+    if store is not None:
+        return store
+    engine = request.app.state.settings.engine
+    if engine != STORE_ENGINE:
+        raise Forbidden(
+            f"the engine {engine} serves what it was started with: only {STORE_ENGINE} has a model store"
+        )
+    raise Forbidden(f"this service has no model store: set {PREFIX}MODELS to a folder and start it again")
 
 
 Store = Annotated[ModelStore, Depends(opened)]
