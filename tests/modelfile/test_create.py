@@ -198,6 +198,41 @@ def test_an_adapter_is_added(client: ollama.Client, service: str, store: ModelSt
     )
 
 
+def test_a_model_can_be_made_of_itself(client: ollama.Client, store: ModelStore) -> None:
+    """The name passes to what is new; what both have stays."""
+    client.create("m", from_="tiny", system="One.", license="MIT")
+    client.create("m", from_="m", system="Two.")
+
+    made = store.get(ModelName.parse("m"))
+    assert (made.system, made.licenses) == ("Two.", ("MIT",))
+    assert made.weights.is_file()
+
+
+@pytest.mark.parametrize(
+    ("template", "renderer", "used"),
+    [
+        ("{{ .Prompt }}", "", True),
+        ("{{ .Prompt }}", "qwen3", False),
+        ("{{ .Prompt }}\n{{ .Response }}", "qwen3", True),
+        ("  \n", "", False),
+    ],
+)
+def test_a_template_that_only_holds_a_place_is_not_used(
+    template: str, renderer: str, used: bool, client: ollama.Client, service: str, store: ModelStore
+) -> None:
+    """Beside a RENDERER, which is Ollama's own code, the GGUF file's template serves."""
+    modelfile = f'FROM tiny\nTEMPLATE """{template}"""'
+    if renderer:
+        modelfile += f"\nRENDERER {renderer}\nPARSER {renderer}"
+    assert lines(service, name="m", modelfile=modelfile)[-1] == {"status": "success"}
+
+    made, shown = store.get(ModelName.parse("m")), client.show("m")
+    assert made.template == template
+    assert made.go_template == (template if used else None)
+    assert (shown.template == template) is used
+    assert ("RENDERER qwen3\nPARSER qwen3" in (shown.modelfile or "")) is bool(renderer)
+
+
 def test_layers_that_nothing_uses_go(client: ollama.Client, root: Path) -> None:
     """Making a model again under its name leaves nothing of the old one behind."""
     client.create("m", from_="tiny", system="A long system prompt.")
