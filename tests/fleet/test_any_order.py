@@ -66,6 +66,11 @@ class Watched(ScriptedEngine):
         await asyncio.sleep(0)
         self.become("unloaded")
 
+    async def close(self) -> None:
+        """Stop for good."""
+        await super().close()
+        self.become("unloaded")
+
 
 class Fleet(RuleBasedStateMachine):
     """Clients, an operator and a clock, in any order."""
