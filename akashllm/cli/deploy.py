@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from akashllm.cli import options as opt
 from akashllm.cli import wallet as own
@@ -18,6 +15,20 @@ from akashllm.cli.make import read_sdl
 from akashllm.cli.markets import DEFAULT, hang_up, market_named, require_key
 from akashllm.cli.out import Interrupted, Out, WithDocument
 from akashllm.cli.progress import PlainProgress, shown
+from akashllm.cli.taking import (
+    Bid,
+    BidWait,
+    Container,
+    DryRun,
+    IdleHours,
+    MarketOption,
+    MaxHours,
+    Port,
+    SdlFile,
+    Taking,
+    Timeout,
+    Why,
+)
 from akashllm.cli.wanted import takes_request
 from akashllm.errors import AkashllmError, UsageError
 from akashllm.market.base import Market
@@ -30,78 +41,6 @@ from akashllm.planning import explain
 from akashllm.render import render_sdl
 from akashllm.sdl import load
 from akashllm.state import Home, Store
-
-MarketOption = Annotated[
-    str,
-    typer.Option(
-        "--market",
-        envvar="AKASHLLM_MARKET",
-        help="local (this machine, free), docker (the same in a container), console or wallet (Akash).",
-    ),
-]
-Container = Annotated[
-    bool,
-    typer.Option(
-        "--container", help="With --market local: in Docker, as a provider would run it, not as a process."
-    ),
-]
-Port = Annotated[
-    int | None,
-    typer.Option(
-        "--port",
-        metavar="PORT",
-        min=1,
-        max=65535,
-        help="Port on this machine.  [default: any free one]",
-        show_default=False,
-    ),
-]
-Timeout = Annotated[
-    float,
-    typer.Option("--timeout", metavar="SECONDS", min=1, help="Longest wait for bids, and again for the model."),
-]
-Bid = Annotated[
-    str,
-    typer.Option(
-        "--bid", metavar="HOW", help="Which bid to take: best, cheapest, ask, or a provider's address."
-    ),
-]
-Why = Annotated[bool, typer.Option("--why", help="Say how each bid came to its place.")]
-BidWait = Annotated[
-    float,
-    typer.Option("--bid-wait", metavar="SECONDS", min=0, help="Collect bids for so long after the first."),
-]
-MaxHours = Annotated[
-    int | None,
-    typer.Option(
-        "--max-hours",
-        metavar="HOURS",
-        min=1,
-        max=48,
-        help="Have Akash's Console close it after so many hours, even if this machine is off.",
-        show_default=False,
-    ),
-]
-IdleHours = Annotated[
-    float | None,
-    typer.Option(
-        "--idle-hours",
-        metavar="HOURS",
-        min=0.1,
-        help="Have `akashllm watch` close it after so many hours without a request.",
-        show_default=False,
-    ),
-]
-SdlFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--sdl",
-        metavar="FILE",
-        help="Deploy this SDL as it stands, such as one that `render` wrote; its name is the file's.",
-        show_default=False,
-    ),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and the SDL, and do nothing.")]
 
 ATTEMPTS = 3
 """Providers that are tried, one after the other."""
@@ -196,17 +135,6 @@ class Written:
 
     plan: Plan
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Taking:
-    """How a bid is taken, and for how long."""
-
-    bid: str
-    why: bool
-    wait: float
-    hours: int | None
-    idle: float | None
 
 
 def _deploy(

@@ -17,11 +17,12 @@ from akashllm.cli import options as opt
 from akashllm.cli.after import show
 from akashllm.cli.before import worth_paying_for
 from akashllm.cli.bids import Chooser, wish_for
-from akashllm.cli.deploy import ATTEMPTS, Bid, BidWait, Timeout, verify
+from akashllm.cli.deploy import ATTEMPTS, verify
 from akashllm.cli.operate import recorded
 from akashllm.cli.out import Interrupted, Out, WithDocument
 from akashllm.cli.progress import PlainProgress, shown
 from akashllm.cli.revising import Wanted, known_secrets, revised
+from akashllm.cli.taking import Bid, BidWait, Timeout
 from akashllm.cli.text import safe
 from akashllm.errors import AkashllmError, MarketError
 from akashllm.market.base import Market
