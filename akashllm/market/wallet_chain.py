@@ -55,12 +55,13 @@ class Chain:
 
     def open(self, account: Account) -> Iterator[DeploymentRead]:
         """Every open deployment, page by page."""
-        page, call = "", "query deployment list"
+        seen, call = 0, "query deployment list"
         for _ in range(_PAGES):
-            text = self._query(self.grammar.deployments(account.address, page), call, account)
-            found, page = rows(text, "deployments", call)
+            text = self._query(self.grammar.deployments(account.address, seen), call, account)
+            found, more = rows(text, "deployments", call)
             yield from (one for one in (deployment(mapping(whole)) for whole in found) if one.open)
-            if not page:
+            seen += len(found)
+            if not found or not more:
                 return
 
     def bids(self, account: Account, dseq: str, *, audited: bool) -> Sequence[Bid]:

@@ -19,6 +19,8 @@ from akashllm.market.wallet_cli import Name
 _JSON = ("-o", "json")
 _PAGE = "100"
 _SIGNED = ("-y", *_JSON)
+_ANY = ("--gseq", "0", "--oseq", "0")
+"""Of any group and order: left out, both flags mean the first, and an order that was opened again is the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +53,11 @@ class Grammar(Protocol):
         """One deployment."""
         ...
 
-    def deployments(self, owner: str, page: str) -> list[str]:
-        """The open deployments of an owner, from a page key on."""
+    def deployments(self, owner: str, offset: int) -> list[str]:
+        """The open deployments of an owner, without the first ones.
+
+        Counted, because the command takes the key of a page as raw bytes, and prints it in base64.
+        """
         ...
 
     def bids(self, owner: str, dseq: str) -> list[str]:
@@ -128,18 +133,19 @@ class ProviderServices:
         """`query deployment get`."""
         return ["query", "deployment", "get", "--owner", owner, "--dseq", dseq, *_JSON]
 
-    def deployments(self, owner: str, page: str) -> list[str]:
+    def deployments(self, owner: str, offset: int) -> list[str]:
         """`query deployment list`."""
         words = ["query", "deployment", "list", "--owner", owner, "--state", "active", "--limit", _PAGE, *_JSON]
-        return [*words, "--page-key", page] if page else words
+        return [*words, "--offset", str(offset)] if offset else words
 
     def bids(self, owner: str, dseq: str) -> list[str]:
         """`query market bid list`."""
-        return ["query", "market", "bid", "list", "--owner", owner, "--dseq", dseq, "--state", "open", *_JSON]
+        asked = ["--owner", owner, "--dseq", dseq, "--state", "open"]
+        return ["query", "market", "bid", "list", *asked, *_ANY, *_JSON]
 
     def leases(self, owner: str, dseq: str) -> list[str]:
         """`query market lease list`."""
-        return ["query", "market", "lease", "list", "--owner", owner, "--dseq", dseq, *_JSON]
+        return ["query", "market", "lease", "list", "--owner", owner, "--dseq", dseq, *_ANY, *_JSON]
 
     def provider(self, address: str) -> list[str]:
         """`query provider get`."""
@@ -202,10 +208,10 @@ class Akt:
         """`query deployment OWNER/DSEQ`."""
         return ["query", "deployment", f"{owner}/{dseq}", *_JSON]
 
-    def deployments(self, owner: str, page: str) -> list[str]:
+    def deployments(self, owner: str, offset: int) -> list[str]:
         """`query deployment OWNER active`."""
         words = ["query", "deployment", owner, "active", "--limit", _PAGE, *_JSON]
-        return [*words, "--page-key", page] if page else words
+        return [*words, "--offset", str(offset)] if offset else words
 
     def bids(self, owner: str, dseq: str) -> list[str]:
         """`query market bid OWNER/DSEQ open`."""
