@@ -20,7 +20,7 @@ _JSON = ("-o", "json")
 _PAGE = "100"
 _SIGNED = ("-y", *_JSON)
 _ANY = ("--gseq", "0", "--oseq", "0")
-"""Of any group and order: left out, both flags mean the first, and an order that was opened again is the second."""
+"""Of any group and order: left out, both flags mean the first, and one that is opened again is the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
