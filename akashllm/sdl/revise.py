@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from akashllm.errors import UsageError
-from akashllm.sdl.document import Document, Path, parse
+from akashllm.sdl.document import BadYaml, Document, Path, parse
 from akashllm.sdl.secrets import quote
 
 _ITEM = re.compile(r"[ \t]*-[ \t]+")
@@ -18,7 +18,10 @@ def with_variable(text: str, name: str, value: str) -> str:
         document = parse(text)
         service = sorted(document.data["services"])[place]
         text = _set(document, service, name, quote(f"{name}={value}"))
-    found = parse(text).data["services"]
+    try:
+        found = parse(text).data["services"]
+    except BadYaml:
+        found = {"": {}}
     if any(f"{name}={value}" not in (service.get("env") or ()) for service in found.values()):
         raise UsageError(f"{name} cannot be set in this SDL", hint="write its env as a list, one item a line")
     return text
