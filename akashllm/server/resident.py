@@ -112,7 +112,7 @@ class Resident:
         self._estimate = engine.info.size
         self._true = 0
         self._loading: asyncio.Task[None] | None = None
-        self._abandoned: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
         self._entered = False
         self._wanted = False
         self._waiting = 0
@@ -232,8 +232,8 @@ class Resident:
         if task is None or task.done() or self._waiting or self._wanted or self._entered:
             return
         task.cancel()
-        self._abandoned.add(task)
-        task.add_done_callback(self._abandoned.discard)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
         self._loading = None
 
     def _still(self) -> str:
@@ -287,6 +287,11 @@ class Resident:
     def _watch(self, state: State, _text: str, _percent: float | None) -> None:
         if state == "failed":
             self._room.left(self)
+        elif state == "ready" and self._preload and not self._entered:
+            # The engine started its child anew by itself, with an empty cache.
+            task = asyncio.get_running_loop().create_task(self._warm())
+            self._aside.add(task)
+            task.add_done_callback(self._aside.discard)
 
     async def unload(self) -> None:
         """Give the model's memory back, as soon as no request uses it; a pinned one stays."""
@@ -330,7 +335,7 @@ class Resident:
         """Stop timers, loads and the engine."""
         self._closed = True
         self._residence.close()
-        tasks = self._abandoned | ({self._loading} if self._loading is not None else set())
+        tasks = self._aside | ({self._loading} if self._loading is not None else set())
         for task in tasks:
             task.cancel()
         if tasks:
@@ -405,6 +410,7 @@ class Resident:
         check(request, self.settings)
         async with self._admitted(1) as (load, queue):
             answer = await self.engine.embed(request)
+            self.metrics.used()
             current.get().prompt_tokens += answer.prompt_tokens
             timings = msgspec.structs.replace(answer.timings, load=load, queue=queue)
             return msgspec.structs.replace(answer, timings=timings)

@@ -121,7 +121,7 @@ def test_models_of_a_file_side_by_side(tmp_path: Path) -> None:
     with serving(tmp_path, json.dumps(config)) as client:
         assert client.get("/health").json()["status"] == "unloaded"
         assert client.get("/health").status_code == 200
-        asked = {"model": "one", "messages": [{"role": "user", "content": "Count to 12."}]}
+        asked: dict[str, Any] = {"model": "one", "messages": [{"role": "user", "content": "Count to 12."}]}
         first = client.post("/v1/chat/completions", json=asked).json()
         assert first["usage"]["completion_tokens"] == 2
         asked |= {"max_tokens": 5}

@@ -7,8 +7,9 @@ import contextlib
 
 import pytest
 
-from akashllm.errors import Busy, EngineFailed, ModelNotFound
+from akashllm.errors import BadRequest, Busy, EngineFailed, ModelNotFound
 from akashllm.server.admission import Admission
+from akashllm.server.domain import ChatPrompt, Message
 from akashllm.testing.engine import Reply
 from tests.fleet.support import Shelf, ask, fleet, loaded
 from tests.service.support import until
@@ -334,3 +335,47 @@ async def test_giving_up_leaves_nothing_behind() -> None:
         assert await running == "slow"
         assert await again == "echo: x"
         assert loaded(found) == {"a"}
+
+
+async def test_an_idle_model_leaves_before_a_busy_one() -> None:
+    """Where an idle model's leaving is enough nobody waits for a busy one, however long ago that was asked."""
+    gate = asyncio.Event()
+    shelf = Shelf({"slow": Reply("slow", gate=gate)})
+    for name in "abc":
+        shelf.put(name)
+    async with fleet(shelf, budget=20) as found:
+        running = asyncio.create_task(ask(found, "a", "slow"))
+        await until(lambda: "a" in shelf.engines and shelf.engine("a").requests)
+        await ask(found, "b")
+        assert await ask(found, "c") == "echo: x"
+        assert loaded(found) == {"a", "c"}
+        gate.set()
+        await running
+
+
+async def test_preloaded_messages_are_evaluated_at_every_load() -> None:
+    """They are sent to the engine before anybody's request, again after a reload, again after a restart."""
+    shelf = Shelf()
+    shelf.put("a", preload=(Message(role="system", content="You are the Batman."),))
+    async with fleet(shelf) as found:
+        await ask(found, "a")
+        engine = shelf.engine("a")
+        assert [one.id for one in engine.requests] == ["preload", "test"]
+        prompt = engine.requests[0].prompt
+        assert isinstance(prompt, ChatPrompt)
+        assert [one.role for one in prompt.messages] == ["system", "user"]
+        await (await found.resident("a")).unload()
+        await ask(found, "a")
+        assert [one.id for one in engine.requests] == ["preload", "test"] * 2
+        engine.become("starting", "restarting the engine")
+        engine.become("ready")
+        await until(lambda: len(engine.requests) == 5)
+        assert engine.requests[-1].id == "preload"
+
+
+async def test_preloaded_messages_that_cannot_be_rendered_are_no_failure() -> None:
+    """A template may refuse them: the model is served all the same."""
+    shelf = Shelf(lambda one: Reply(error=BadRequest("no")) if one.id == "preload" else Reply("yes"))
+    shelf.put("a", preload=(Message(role="system", content="x"),))
+    async with fleet(shelf) as found:
+        assert await ask(found, "a") == "yes"

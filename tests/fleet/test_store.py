@@ -95,6 +95,7 @@ def running(service: httpx.Client) -> dict[str, Any]:
 def test_models_are_loaded_by_name_and_make_room(service: httpx.Client, root: Path) -> None:
     """Each name answers; `ps` lists what is in memory with true digests, and never more than the budget."""
     store = ModelStore(root)
+    loaded: dict[str, Any] = {}
     for name in ("tiny", "plain", "short", "adapted"):
         assert ask(service, name, "What is the capital of Japan?")["done"]
         loaded = running(service)
@@ -123,7 +124,7 @@ def test_a_modelfile_speaks_where_the_request_does_not(service: httpx.Client) ->
     first, second = (service.post("/v1/chat/completions", json=openai).json() for _ in range(2))
     assert "Batman" in first["choices"][0]["message"]["content"]
     assert first["choices"] == second["choices"], "temperature 0 is the model's own"
-    story = {"model": "short", "messages": [{"role": "user", "content": "Tell me a story."}]}
+    story: dict[str, Any] = {"model": "short", "messages": [{"role": "user", "content": "Tell me a story."}]}
     assert service.post("/v1/chat/completions", json=story).json()["usage"]["completion_tokens"] == 3
     story["max_tokens"] = 6
     assert service.post("/v1/chat/completions", json=story).json()["usage"]["completion_tokens"] == 6
