@@ -71,6 +71,36 @@ def make(root: Path) -> Files:
     return files
 
 
+def make_adapter(folder: Path) -> Path:
+    """A LoRA adapter of noise, strong enough to change what the model says."""
+    folder.mkdir(parents=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 8,
+        "lora_alpha": 64,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    random = np.random.default_rng(7)
+    reader = gguf.GGUFReader(str(TINY))
+    width = _field(reader, "llama.embedding_length")
+    head = _field(reader, "llama.rope.dimension_count")
+    outputs = {
+        "q_proj": head * _field(reader, "llama.attention.head_count"),
+        "v_proj": head * _field(reader, "llama.attention.head_count_kv"),
+    }
+    named: dict[str, NDArray[np.float16]] = {}
+    for layer in range(_field(reader, "llama.block_count")):
+        for kind, rows in outputs.items():
+            name = f"base_model.model.model.layers.{layer}.self_attn.{kind}"
+            named[f"{name}.lora_A.weight"] = random.normal(0, 0.1, (8, width)).astype(np.float16)
+            named[f"{name}.lora_B.weight"] = random.normal(0, 0.1, (rows, 8)).astype(np.float16)
+    _save(named, folder / "adapter_model.safetensors")
+    return folder
+
+
 def _field(reader: gguf.GGUFReader, name: str) -> Any:
     return reader.fields[name].contents()
 
@@ -101,6 +131,10 @@ def _write_safetensors(reader: gguf.GGUFReader, weights: dict[str, NDArray[np.fl
         _, number, kind, _ = name.split(".")
         rotated = _unrotate(data, _field(reader, heads[kind])) if kind in heads else data
         named[f"model.layers.{number}.{_LAYER[kind]}.weight"] = rotated
+    _save(named, path)
+
+
+def _save(named: dict[str, NDArray[np.float16]], path: Path) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, data in named.items():

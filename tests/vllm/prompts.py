@@ -42,7 +42,7 @@ _TEXTS = (
     "\u00fc\u00f6\u00e4 \u4e2d\u6587 \U0001f999",
     "  leading and trailing spaces  ",
 )
-_WEATHER = Tool(
+WEATHER = Tool(
     name="get_weather",
     description="The weather in a city",
     parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
@@ -62,7 +62,7 @@ def requests() -> list[Generation]:
     found += [say(question, prompt={"think": True}, **more) for question in _QUESTIONS[:8]]
     found += [text(words, max_tokens=60, want_context=True) for words in _TEXTS]
     found += [
-        say(f"What is the weather in {city}?", prompt={"tools": (_WEATHER,)}, **more)
+        say(f"What is the weather in {city}?", prompt={"tools": (WEATHER,)}, **more)
         for city in ("Paris", "Rome", "Berlin")
     ]
     found.append(chat(*_ALICE, **more))

@@ -51,7 +51,7 @@ def test_a_build_for_processors_needs_no_gpu() -> None:
         (machine(T4), Options(dtype="bfloat16"), 0, "AKASHLLM_DTYPE=float16"),
         (machine(H100), Options(), 80 * GIB, "weights take 80.0 GiB"),
         (machine(H100.replace("81079", "40000")), Options(), GIB, "has 39.1 of 79.6 GiB free"),
-        (machine(TWO, shared=64 << 20), Options(gpus=2), GIB, "/dev/shm has 64 MiB"),
+        (machine(TWO, shared=64 << 20), Options(gpus=2), GIB, "64 MiB in /dev/shm"),
         (machine("No devices were found\n"), Options(), 0, "unexpected: No devices were found"),
     ],
 )

@@ -6,25 +6,28 @@ All of them are in this one file, so that one worker starts one vLLM: it takes h
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import httpx
+import msgspec
 import ollama
 import openai
 import pytest
 
-from akashllm.errors import ContextOverflow
-from akashllm.server.domain import TokenPrompt
+from akashllm.errors import BadRequest, ContextOverflow, Unsupported
+from akashllm.server.domain import ChatPrompt, Embedding, TokenPrompt, ToolChoice
+from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 from akashllm.server.engines.vllm.engine import VllmEngine
 from akashllm.server.settings import Settings
 from tests.engine import test_answers, test_constraints, test_limits
-from tests.engine.ask import ask, run, say
+from tests.engine.ask import Reply, ask, run, say, text
 from tests.ollama import test_client as ollama_client
 from tests.ollama import test_engine as ollama_engine
 from tests.openai import test_engine as openai_engine
-from tests.vllm import files, real
+from tests.vllm import files, prompts, real
 from tests.vllm.conftest import interpreter
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -115,6 +118,17 @@ class TestOllamaClient:
         with ollama.Client(host=url, timeout=120) as found:
             yield found
 
+    def test_models_are_shown_as_their_files_are(self, client: ollama.Client) -> None:
+        """`show` tells format, type and figures of Hugging Face files."""
+        client.generate("tiny")
+        shown = client.show("llama3")
+        assert shown.details is not None
+        assert (shown.details.format, shown.details.quantization_level) == ("safetensors", "F16")
+        assert shown.modelinfo is not None
+        assert shown.modelinfo["llama.context_length"] == 2048
+        assert set(shown.capabilities or []) == {"completion", "tools", "insert", "thinking"}
+        assert [model.model for model in client.ps().models] == ["tiny:latest"]
+
 
 class TestAnswers:
     """What an engine answers."""
@@ -155,7 +169,11 @@ adopt(TestOllama, ollama_engine)
 adopt(
     TestOllamaClient,
     ollama_client,
-    without=("test_embeddings_have_one_dimension", "test_the_asynchronous_client_is_answered_too"),
+    without=(
+        "test_embeddings_have_one_dimension",
+        "test_the_asynchronous_client_is_answered_too",
+        "test_models_are_listed_shown_and_running",
+    ),
 )
 adopt(
     TestAnswers,
@@ -170,3 +188,121 @@ adopt(
 )
 adopt(TestConstraints, test_constraints)
 adopt(TestLimits, test_limits, without=("test_limits_of_embeddings",))
+
+
+async def test_greedy_answers_are_those_of_llama_cpp(engine: real.Across, made: files.Files) -> None:
+    """Both engines give the same tokens, text, calls and reasons for the same numbers in float32."""
+    asked = prompts.requests()
+    assert len(asked) >= 50
+    llama = LlamaCppEngine(made.gguf, name="tiny:latest", slots=1)
+    try:
+        await llama.load()
+        for request in asked:
+            theirs, ours = await run(llama, request), await run(engine, request)
+            assert _heard(ours) == _heard(theirs)
+    finally:
+        await llama.close()
+
+
+def _heard(reply: Reply) -> tuple[Any, ...]:
+    """Everything two engines can have in common about an answer."""
+    assert reply.done is not None
+    calls = [(call.name, call.arguments) for call in reply.calls]
+    usage = reply.done.usage
+    counts = (usage.prompt_tokens, usage.completion_tokens)
+    return reply.done.context, reply.text, reply.thinking, calls, reply.reason, counts
+
+
+class TestOthers:
+    """vLLM's own renderer and parsers, and an adapter, over an engine of their own."""
+
+    @pytest.fixture(scope="session")
+    @staticmethod
+    def other(made: files.Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.Across]:
+        """An engine that leaves chats to vLLM and has the adapter `noise`."""
+        python = interpreter()
+        assert python is not None
+        adapter = files.make_adapter(tmp_path_factory.mktemp("lora") / "noise")
+        engine = real.engine(
+            made.folder,
+            python,
+            chats="vllm",
+            tool_parser="hermes",
+            reasoning_parser="qwen3",
+            adapters={"noise:latest": str(adapter)},
+        )
+        settings = Settings(lora=(("noise:latest", str(adapter)),), log_level="error")
+        with real.serving(engine, settings) as (_, loop):
+            asyncio.run_coroutine_threadsafe(engine.load(), loop).result(240)
+            yield real.Across(engine, loop)
+
+    async def test_prompts_are_the_same(self, engine: real.Across, other: real.Across) -> None:
+        """VLLM's renderer makes the same tokens of the same messages as this service does."""
+        chats = [one for one in prompts.requests() if isinstance(one.prompt, ChatPrompt)]
+        for request in chats:
+            short = msgspec.structs.replace(request, max_tokens=1)
+            ours, theirs = await run(engine, short), await run(other, short)
+            assert _heard(ours)[0] == _heard(theirs)[0]
+
+    async def test_vllm_reads_thinking_and_calls(self, other: real.Across) -> None:
+        """Its parsers, named by the settings, tell thinking, calls and text apart."""
+        thought = await run(other, say("What is 7+8?", prompt={"think": True}))
+        assert (thought.thinking.strip()[:15], thought.text.strip()) == ("The user asks: ", "7 + 8 = 15")
+        called = await run(
+            other, say("What is the weather in Rome?", prompt={"tools": (prompts.WEATHER,), "think": False})
+        )
+        assert [(call.name, call.arguments) for call in called.calls] == [("get_weather", '{"city": "Rome"}')]
+        assert called.reason == "tool_calls"
+
+    async def test_a_forced_call_is_read_by_this_service(self, other: real.Across) -> None:
+        """What `tool_choice` forces was shaped by this service's idea of the format, which reads it too."""
+        named = ToolChoice(mode="named", name="get_weather")
+        reply = await run(other, say("Hello", prompt={"tools": (prompts.WEATHER,), "tool_choice": named}))
+        assert [call.name for call in reply.calls] == ["get_weather"]
+
+    async def test_an_adapter_answers_under_its_name(self, other: real.Across) -> None:
+        """The adapter's name gets another answer than the model's, and the model's is as it was."""
+        plain = await run(other, text("The capital of Japan is", max_tokens=12))
+        request = msgspec.structs.replace(text("The capital of Japan is", max_tokens=12), model="noise:latest")
+        noisy = await run(other, request)
+        assert noisy.text != plain.text
+        assert (await run(other, text("The capital of Japan is", max_tokens=12))).text == plain.text
+
+
+class TestEmbeddings:
+    """A model for text, started to make embeddings."""
+
+    @pytest.fixture(scope="session")
+    @staticmethod
+    def embedder(made: files.Files) -> Iterator[tuple[str, real.Across]]:
+        """The engine."""
+        python = interpreter()
+        assert python is not None
+        engine = real.engine(made.folder, python, task="embed")
+        with real.serving(engine, Settings(log_level="error")) as (url, loop):
+            asyncio.run_coroutine_threadsafe(engine.load(), loop).result(240)
+            yield url, real.Across(engine, loop)
+
+    def test_openai(self, embedder: tuple[str, real.Across]) -> None:
+        """Vectors of length one, the same for the same text, one an input, cut to the dimensions asked."""
+        with openai.OpenAI(base_url=f"{embedder[0]}/v1", api_key="none", max_retries=0) as client:
+            found = client.embeddings.create(model="tiny", input=["a llama", "a galaxy", "a llama"])
+            short = client.embeddings.create(model="tiny", input="a llama", dimensions=16)
+        first, second, third = (item.embedding for item in found.data)
+        assert math.isclose(math.hypot(*first), 1, rel_tol=1e-5)
+        assert first == pytest.approx(third, abs=1e-6)
+        assert first != second
+        assert len(short.data[0].embedding) == 16
+        assert found.usage.prompt_tokens > 3
+
+    async def test_limits(self, embedder: tuple[str, real.Across]) -> None:
+        """An input that is too long is cut, or refused where it may not be; text is not for this engine."""
+        engine = embedder[1]
+        long = ("word " * 4000,)
+        assert (await engine.embed(Embedding(id="a", model="tiny", inputs=long))).prompt_tokens == 2048
+        with pytest.raises(ContextOverflow):
+            await engine.embed(Embedding(id="b", model="tiny", inputs=long, truncate=False))
+        with pytest.raises(BadRequest, match="inputs"):
+            await engine.embed(Embedding(id="c", model="tiny", inputs=()))
+        with pytest.raises(Unsupported, match="does not generate text"):
+            await run(engine, say("Hello"))
