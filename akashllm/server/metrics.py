@@ -72,9 +72,13 @@ class Metrics:
         """Seconds since the last request to a model ended, or since the start."""
         return time.monotonic() - self._used
 
+    def used(self) -> None:
+        """A model has just had something to do."""
+        self._used = time.monotonic()
+
     def usage(self, usage: Usage) -> None:
         """Count the tokens of one finished request."""
-        self._used = time.monotonic()
+        self.used()
         self._prompt.inc(usage.prompt_tokens)
         self._cached.inc(usage.cached_tokens)
         self._completion.inc(usage.completion_tokens)

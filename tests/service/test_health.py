@@ -125,6 +125,21 @@ def test_only_work_of_a_model_ends_idleness(monkeypatch: pytest.MonkeyPatch) -> 
         assert metrics.idle == 0
 
 
+async def test_each_kind_of_work_ends_idleness() -> None:
+    """A completion, a chat and an embedding each set the clock back: embedding alone is use too."""
+    async with serving(ScriptedEngine(), api_key=KEY) as service, service.client() as client:
+        metrics = service.runtime.metrics
+        for path, body in (
+            ("/api/generate", {"model": "tiny", "prompt": "hi", "stream": False}),
+            ("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}),
+            ("/api/embed", {"model": "tiny", "input": "hi"}),
+        ):
+            metrics._used -= 1000
+            assert metrics.idle >= 1000
+            assert (await client.post(path, json=body, headers=BEARER)).status_code == 200
+            assert metrics.idle < 1000
+
+
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [
