@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, strategies
 from akashllm.cli.app import run as run_command
 from akashllm.errors import UsageError
 from akashllm.models import TINY
-from akashllm.server.config import MAX_BYTES, BadConfig, Config, read_config
+from akashllm.server.config import DEFAULTS, MAX_BYTES, BadConfig, Config, read_config
 from akashllm.server.fleet import read_settings
 
 DOCUMENT = """
@@ -231,3 +232,12 @@ def test_serve_lists_the_faults_and_ends_with_2(tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().err
     assert "models.a: needs a file or a url" in said
     assert "models.b.fil: is not a key this service knows; did you mean file?" in said
+
+
+def test_the_documentation_shows_this_example(tmp_path: Path) -> None:
+    """The file in DOCS.md means what the document's example means, and names every default there is."""
+    text = (Path(__file__).parents[2] / "DOCS.md").read_text()
+    shown = text.partition("    concurrency: 2 ")[2].partition("\n\n")[0]
+    assert read(tmp_path, "    concurrency: 2 " + shown) == read(tmp_path, DOCUMENT)
+    spelled = {re.sub("_(.)", lambda found: found[1].upper(), name) for name in DEFAULTS}
+    assert all(f"`{name}`" in text for name in spelled - {"numPredict", "repeatLastN"})
