@@ -71,7 +71,7 @@ def below(pid: int) -> list[psutil.Process]:
 def test_its_core_may_die_and_nothing_outlives_the_service(
     service: tuple[subprocess.Popen[bytes], str],
 ) -> None:
-    """A stream ends in words when vLLM's core is killed, and a new one answers; nothing outlives the service."""
+    """A stream ends in words when vLLM's core is killed, a new one answers; nothing outlives the service."""
     process, url = service
     until(lambda: httpx.get(f"{url}/health").json()["status"] == "ready")
     body = {"model": "tiny", "prompt": "Once", "stream": True, "max_tokens": 1900, "ignore_eos": True}
