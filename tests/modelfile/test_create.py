@@ -70,7 +70,9 @@ def test_the_users_document_makes_a_model(service: str, store: ModelStore) -> No
     assert {"test1:latest"} <= {one["name"] for one in listed}
 
 
-def test_a_whole_modelfile_becomes_layers(client: ollama.Client, service: str, store: ModelStore) -> None:
+def test_a_whole_modelfile_becomes_layers(
+    client: ollama.Client, service: str, store: ModelStore, root: Path
+) -> None:
     """Everything a Modelfile says is there again, in the store and in what show prints of it."""
     upload(client)
     modelfile = "\n".join(
@@ -100,6 +102,10 @@ def test_a_whole_modelfile_becomes_layers(client: ollama.Client, service: str, s
     assert made.template == "{{ if .System }}{{ .System }}\n{{ end }}{{ .Prompt }}"
     assert made.system == "You are Marshal Tianpeng."
     assert dict(made.parameters) == {"temperature": 1.0, "top_k": 100, "stop": ("<|begin_of_text|>", "<|end|>")}
+    params = next(digest for kind, digest, _ in made.layers if kind == kinds.PARAMS)
+    assert (root / "blobs" / params.replace(":", "-")).read_bytes() == (
+        b'{"stop":["<|begin_of_text|>","<|end|>"],"temperature":1,"top_k":100}\n'
+    )
     assert made.licenses == ("first",)
     assert made.messages == (("user", "hi"), ("assistant", "hello"))
 

@@ -209,7 +209,8 @@ class _Making:
             told.append(Step("creating license layer"))
         if recipe.parameters:
             merged = {**self._inherited_parameters(), **recipe.parameters}
-            self._replace(kinds.PARAMS, _json(dict(sorted(merged.items()))), {kinds.PARAMS})
+            plain = {key: _plain(merged[key]) for key in sorted(merged)}
+            self._replace(kinds.PARAMS, _json(plain), {kinds.PARAMS})
             told.append(Step("creating parameters layer"))
         if recipe.messages is not None:
             said = [{"role": role, "content": content} for role, content in recipe.messages]
@@ -299,6 +300,11 @@ def _config_of(info: Mapping[str, Any]) -> dict[str, Any]:
 
 def _word(media_type: str) -> str:
     return {kinds.MODEL: "a model", kinds.ADAPTER: "an adapter", kinds.PROJECTOR: "a projector"}[media_type]
+
+
+def _plain(value: Any) -> Any:
+    """A number without a fraction is written without a point, as Go writes it."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53 else value
 
 
 def _json(value: Any) -> bytes:

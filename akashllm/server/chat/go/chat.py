@@ -40,7 +40,7 @@ def capabilities(source: str) -> tuple[Capability, ...]:
         found.append("tools")
     if "suffix" in names:
         found.append("insert")
-    if names & {"thinking", "think", "$.think"} and looks_like_thinking(source):
+    if names & {"thinking", "think"} and looks_like_thinking(source):
         found.append("thinking")
     return tuple(found)
 
