@@ -95,8 +95,8 @@ class TokenPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 class InfillPrompt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="infill"):
     """Fill in the middle, between a prefix and a suffix.
 
-    With `template`, a Go template (Ollama's), if there is one; with that of the model's Modelfile if it speaks of
-    a suffix; or else with the model's own FIM tokens.
+    With `template`, a Go template (Ollama's), if there is one; with that of the model's Modelfile if it has a
+    place for a suffix; or else with the model's own FIM tokens.
     """
 
     prefix: str
