@@ -107,7 +107,7 @@ def test_an_answer_streams_and_the_next_question_has_a_past(page: Tab) -> None:
     """A question, its answer with a rate, another question: the second request carries all three turns."""
     ask(page, "What is the capital of France?")
     page.until("running === null && document.querySelector('.assistant .meta')")
-    assert "Paris" in page.js("document.querySelector('.assistant .text').textContent")
+    assert "Paris" in page.js("document.querySelector('.assistant > .text').textContent")
     assert re.search(r"\d+ tokens, [\d.]+ a second", page.js("document.querySelector('.meta').textContent"))
 
     ask(page, "What is <img src=x onerror=alert(1)> 7 + 8?")
@@ -124,7 +124,7 @@ def test_stop_ends_the_generation_at_the_service_too(page: Tab, service_url: str
     # Pressed by the page itself at the first token: no answer is so short that it has ended by then.
     page.js(
         "shown = false; new MutationObserver((_, watch) => {"
-        " if (!document.querySelector('.assistant .text')?.textContent) return;"
+        " if (!document.querySelector('.assistant > .text')?.textContent) return;"
         " watch.disconnect(); shown = !stop.hidden; stop.click();"
         "}).observe(log, {subtree: true, childList: true, characterData: true})"
     )
