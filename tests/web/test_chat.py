@@ -104,11 +104,11 @@ def test_a_key_in_the_fragment_reaches_no_server_as_an_address(page: Tab, servic
 
 @pytest.mark.engine
 def test_an_answer_streams_and_the_next_question_has_a_past(page: Tab) -> None:
-    """A question, its answer with a rate, another question: the second request carries all three turns."""
+    """A question, its answer with its time, another question: the second request carries all three turns."""
     ask(page, "What is the capital of France?")
     page.until("running === null && document.querySelector('.assistant .meta')")
     assert "Paris" in page.js("document.querySelector('.assistant > .text').textContent")
-    assert re.search(r"\d+ tokens, [\d.]+ a second", page.js("document.querySelector('.meta').textContent"))
+    assert re.search(r"\d+ tokens in [\d.]+ s", page.js("document.querySelector('.meta').textContent"))
 
     ask(page, "What is <img src=x onerror=alert(1)> 7 + 8?")
     page.until("running === null && document.querySelectorAll('.assistant .meta').length === 2")
