@@ -30,6 +30,7 @@ _LOCKS: dict[EngineName, dict[str, str]] = {
         "requirements.lock": "llamacpp.txt",
         "llama-cpp-python.lock": "llama-cpp-python.txt",
         "build.lock": "build.txt",
+        "whisper.lock": "whisper.txt",
     },
     "vllm": {"requirements.lock": "server.txt", "ray.lock": "ray.txt"},
     "ollama": {"requirements.lock": "server.txt"},
