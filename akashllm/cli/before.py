@@ -32,11 +32,6 @@ def prices(out: Out, market: Market) -> Mapping[str, Any] | None:
 def worth_paying_for(plan: Plan) -> None:
     """Refuse a lease that would cost money and serve nothing. Raises UsageError."""
     files = "`akashllm render` writes its SDL all the same"
-    if plan.engine == "vllm":
-        raise UsageError(
-            "the vLLM image does not run its engine yet, so its lease would be paid in vain",
-            hint=f"--engine ollama serves most of the same models; {files}",
-        )
     if plan.model.kind == "file":
         raise UsageError(
             "the model is a file of this machine, which no image holds: its lease would be paid in vain",

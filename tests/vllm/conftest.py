@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = Path(__file__).parent / "tiny"
 
 
 def interpreter() -> Path | None:
-    """The Python that has vLLM: AKASHLLM_VLLM_PYTHON, or where `scripts/vllm-cpu` puts it."""
+    """The Python that has vLLM: AKASHLLM_VLLM_PYTHON, or what `scripts/vllm-cpu` has completed."""
+    if os.environ.get("AKASHLLM_SKIP_VLLM"):
+        return None
     named = os.environ.get("AKASHLLM_VLLM_PYTHON")
-    python = Path(named) if named else ROOT / ".cache/vllm/bin/python"
-    return python if python.exists() else None
+    if named:
+        return Path(named)
+    made = ROOT / ".cache/vllm"
+    return made / "bin/python" if (made / "complete").exists() else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -90,8 +90,13 @@ def gather(
     address = own_address()
     os.environ.update(RAY_ADDRESS=f"{address}:{port}", VLLM_HOST_IP=address)
     if not reachable(address, port):
+        # In a session of its own: what belongs to the engine's child is killed when that ends.
         done = subprocess.run(
-            head_command(sys.executable, address, gpus, port), capture_output=True, text=True, check=False
+            head_command(sys.executable, address, gpus, port),
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
         )
         if done.returncode:
             raise ClusterError(f"Ray's head did not start: {_last(done.stderr or done.stdout)}")
