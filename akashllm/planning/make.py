@@ -272,8 +272,8 @@ def _warnings(
         found.append("the GGUF file is on this machine: it has to be built into the image to run elsewhere")
     if model.task == "transcription":
         found.append(
-            "vLLM's engine here answers no recordings yet: serve a Whisper with AKASHLLM_ENGINE=whisper, or beside "
-            "a chat model with AKASHLLM_TRANSCRIBE_MODEL, in a llama.cpp image built with WHISPER=1"
+            "vLLM answers no recordings here yet: serve a Whisper with AKASHLLM_ENGINE=whisper, or beside a "
+            "chat model with AKASHLLM_TRANSCRIBE_MODEL, in a llama.cpp image built with WHISPER=1"
         )
     if kind in {"gguf", "hf"} and not model.sources.hf_revision and not model.sources.gguf_revision:
         found.append("the weights are not pinned to a revision")
