@@ -53,7 +53,7 @@ def make_runtime(settings: Settings, engine: Engine, *, store: Store | None = No
 
     Only llama.cpp has further models: the other engines are built around one, or manage their own.
     """
-    if settings.engine != "llamacpp" or (store is None and not settings.config):
+    if settings.engine != "llamacpp" or (store is None and not settings.config and not settings.memory):
         return Runtime(settings, engine)
     builder = make_builder(settings)
     libraries: list[Library] = []

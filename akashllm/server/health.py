@@ -20,12 +20,19 @@ class Health:
         self.percent: float | None = None
         self.since = time.monotonic()
         self._asked = False
+        self._refused = False
         engine.watch(self._changed)
 
     def _changed(self, state: State, text: str, percent: float | None) -> None:
         self.reason = "" if state == "ready" else text
         self.percent = percent if state in {"starting", "loading"} else None
         self.since = time.monotonic()
+        self._refused = False
+
+    def refused(self, reason: str) -> None:
+        """The engine was not even asked to load: there is no memory for it."""
+        self.reason, self.percent, self.since = reason, None, time.monotonic()
+        self._refused = True
 
     def asked(self) -> None:
         """A load was tried, or is not wanted yet: an engine without a model is unloaded, not starting."""
@@ -33,7 +40,9 @@ class Health:
 
     @property
     def state(self) -> State:
-        """The engine's state; one that has not been through its first load counts as starting."""
+        """The engine's state; `failed` without memory for it, `starting` before its first load is through."""
+        if self._refused:
+            return "failed"
         state = self._engine.state
         return "starting" if state == "unloaded" and not self._asked else state
 
@@ -49,6 +58,9 @@ class Health:
             shown["percent"] = round(self.percent, 1)
         if self.reason:
             shown["reason"] = " ".join(self.reason.split())[:_REASON]
+        fault = getattr(self._engine, "fault", "")
+        if self.state == "failed" and fault:
+            shown["fault"] = fault
         return shown
 
     def private(self, model: str) -> dict[str, Any]:

@@ -259,10 +259,12 @@ class Resident:
                     await self.engine.load()
                     self._true = self.info.memory
                     await self._warm()
-            except EngineFailed:
+            except EngineFailed as error:
                 self._failed_at = time.monotonic()
                 if self.engine.state == "ready":
                     await self.engine.unload()
+                if self.engine.state != "failed":
+                    self.health.refused(error.message)
                 raise
             finally:
                 self._entered = False

@@ -75,7 +75,7 @@ class Runtime:
         self._lazy = lazy
         self.primary = self._settle(deployed, self.serves()[0], engine, health)
         self._residents: dict[Hashable, Resident] = {}
-        self._keys: dict[ModelName, Hashable] = {}
+        self._seen: dict[ModelName, Offer] = {}
         self._retired: dict[Resident, asyncio.Task[None]] = {}
         self._starting: asyncio.Task[None] | None = None
         self.metrics.observe(self._snapshot)
@@ -166,9 +166,10 @@ class Runtime:
                 resident.health.asked()
             else:
                 await engine.close()
-        if self._keys.get(name, offer.key) != offer.key:
+        before = self._seen.get(name)
+        if before is not None and before.key != offer.key:
             self._let_go(name)
-        self._keys[name] = offer.key
+        self._seen[name] = offer
         if resident.name == offer.name:
             resident.digest = offer.digest
         return Served(name=offer.name, resident=resident, defaults=offer.defaults, digest=offer.digest)
@@ -194,11 +195,16 @@ class Runtime:
 
     def _let_go(self, name: ModelName) -> None:
         """The name means nothing any more, or something else: what only it meant closes once it is idle."""
-        key = self._keys.pop(name, None)
-        if key is None or key in self._keys.values():
+        gone = self._seen.pop(name, None)
+        resident = self._residents.get(gone.key) if gone is not None else None
+        if gone is None or resident is None:
             return
-        resident = self._residents.pop(key, None)
-        if resident is not None:
+        heir = next((offer for offer in self._seen.values() if offer.key == gone.key), None)
+        if heir is not None:
+            if resident.name == gone.name:
+                resident.name, resident.digest = heir.name, heir.digest
+        else:
+            del self._residents[gone.key]
             task = asyncio.get_running_loop().create_task(resident.retire())
             self._retired[resident] = task
             task.add_done_callback(lambda _: self._retired.pop(resident, None))
@@ -246,8 +252,7 @@ class Runtime:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for resident in residents:
-            await resident.close()
+        await asyncio.gather(*(resident.close() for resident in residents))
 
     @property
     def engine(self) -> Engine:

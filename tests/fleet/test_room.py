@@ -379,3 +379,26 @@ async def test_preloaded_messages_that_cannot_be_rendered_are_no_failure() -> No
     shelf.put("a", preload=(Message(role="system", content="x"),))
     async with fleet(shelf) as found:
         assert await ask(found, "a") == "yes"
+
+
+async def test_a_deployed_model_without_room_is_no_healthy_service() -> None:
+    """Where the budget is too small for the deployed model, health says failed and why, not unloaded."""
+    async with fleet(Shelf(), budget=5, start=True) as found:
+        await until(lambda: found.health.state == "failed")
+        assert not found.health.ready
+        assert "needs" in found.health.public("tiny")["reason"]
+
+
+async def test_what_is_in_memory_goes_by_a_name_there_is() -> None:
+    """When the name a shared model was first asked by is deleted, it is listed by another one it has."""
+    shelf = Shelf()
+    shelf.put("a", key="same", digest="1" * 64)
+    shelf.put("b", key="same", digest="2" * 64)
+    async with fleet(shelf) as found:
+        await ask(found, "a")
+        await ask(found, "b")
+        shelf.take("a")
+        with pytest.raises(ModelNotFound):
+            await ask(found, "a")
+        assert [(one.name, one.digest) for one in found.residents()[1:]] == [("b:latest", "2" * 64)]
+        assert len(shelf.engines) == 1
