@@ -8,8 +8,7 @@ from typing import Any
 
 from akashllm.cli.out import Out
 from akashllm.errors import AkashllmError, CheckFailed, MarketError
-from akashllm.market.base import Market
-from akashllm.market.console import ConsoleMarket
+from akashllm.market.base import LimitsRuntime, Market
 from akashllm.market.order import Outcome
 from akashllm.state import Deployment, Store
 
@@ -40,7 +39,7 @@ def so_far(store: Store, name: str, error: AkashllmError) -> dict[str, Any]:
 def closing(out: Out, market: Market, outcome: Outcome, hours: int | None) -> int | None:
     """The hours after which Console has said that it closes it: what was asked is read back, not believed."""
     dseq = outcome.deployment.dseq
-    if not isinstance(market, ConsoleMarket) or dseq is None or hours is None:
+    if not isinstance(market, LimitsRuntime) or dseq is None or hours is None:
         return None
     try:
         limit = market.limit(dseq)

@@ -13,9 +13,10 @@ from akashllm.cli.markets import hang_up, markets_here
 from akashllm.cli.out import Interrupted, Out
 from akashllm.cli.text import columns
 from akashllm.errors import MarketError, NoSuchDeployment, StateError, UsageError
-from akashllm.market.base import Held, Market
+from akashllm.market.base import Held, Limit, LimitsRuntime, Market
 from akashllm.market.closing import close as close_one
 from akashllm.market.view import View, unrecorded, view, views
+from akashllm.market.watching import IDLE
 from akashllm.state import Deployment, Home, Store
 
 All = Annotated[bool, typer.Option("--all", "-a", help="Closed deployments too.")]
@@ -65,9 +66,11 @@ def status(name: opt.Name, *, json: opt.Json = False) -> None:
         row = store.find(name, closed=True)
         seen = view(store, row, markets.get(row.market))
         events = list(store.events(row.id))
+        ends = _ends(markets.get(row.market), row)
     smoke = row.facts.get("smoke")
     last = [{"at": e.at, "step": e.step, "phase": e.phase, "detail": dict(e.detail)} for e in events[-20:]]
-    out.document({**seen.as_dict(), "price": row.plan.get("price_source"), "smoke": smoke, "events": last})
+    plain = {"price": row.plan.get("price_source"), "ends": ends, "smoke": smoke, "events": last}
+    out.document({**seen.as_dict(), **plain})
     facts: list[tuple[str, object]] = [
         ("name", seen.name),
         ("state", _state(seen)),
@@ -81,6 +84,8 @@ def status(name: opt.Name, *, json: opt.Json = False) -> None:
     ]
     if seen.hours is not None:
         facts.append(("money", f"lasts {seen.hours:.1f} hours" + ("" if seen.hours >= 1 else ": add funds")))
+    if ends:
+        facts.append(("ends", ends))
     if seen.reason:
         facts.insert(2, ("reason", seen.reason))
     if smoke:
@@ -176,6 +181,29 @@ def _market(markets: dict[str, Market], row: Deployment) -> Market:
             hint="upgrade akashllm",
         )
     return market
+
+
+def _ends(market: Market | None, row: Deployment) -> str | None:
+    """What will close it without being told again, in words; None: nothing that is known of."""
+    if row.state != "active" or row.dseq is None:
+        return None
+    words = []
+    limit = _limit(market, row.dseq)
+    if limit is not None:
+        when = f", {limit.ends}" if limit.ends else ""
+        words.append(f"Console closes it {limit.hours} hours after its start{when}")
+    idle = row.facts.get(IDLE)
+    if idle is not None:
+        words.append(f"`akashllm watch` closes it after {idle:g} idle hours")
+    return "; ".join(words) or None
+
+
+def _limit(market: object, dseq: str) -> Limit | None:
+    """The market's own; None also where it does not say."""
+    try:
+        return market.limit(dseq) if isinstance(market, LimitsRuntime) else None
+    except MarketError:
+        return None
 
 
 def _state(seen: View) -> str:

@@ -158,6 +158,23 @@ class SealsSecrets(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The market closes a deployment after so many hours of lease; `ends` is when, once it has a lease."""
+
+    hours: int
+    ends: str | None = None
+
+
+@runtime_checkable
+class LimitsRuntime(Protocol):
+    """A market that may close a deployment by itself."""
+
+    def limit(self, dseq: str) -> Limit | None:
+        """What it has been told; None: it will not."""
+        ...
+
+
 class Market(Protocol):
     """Leases containers, or what stands for them."""
 

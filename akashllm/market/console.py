@@ -12,10 +12,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from akashllm.errors import MarketError, MarketUnavailable, MissingExtra, ProviderFailed
-from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, MarketState, Screening, Standing
+from akashllm.market.base import (
+    Balance,
+    Bid,
+    Created,
+    Held,
+    Lease,
+    Limit,
+    LogLine,
+    MarketState,
+    Screening,
+    Standing,
+)
 from akashllm.market.clock import Clock, RealClock
 from akashllm.market.console_errors import NotThere, cleaned, nonsense
 from akashllm.market.console_http import ConsoleHttp
@@ -50,13 +61,6 @@ _HANDOVERS = 3
 _LEAST_DEPOSIT = Decimal("0.5")
 _DSEQ = "/v1/deployments/{}"
 _SETTINGS = "/v2/deployment-settings/{}"
-
-
-class Limit(NamedTuple):
-    """Console closes a deployment after so many hours of lease; `ends` is when, once it has a lease."""
-
-    hours: int
-    ends: str | None
 
 
 @dataclass(kw_only=True)
@@ -237,7 +241,7 @@ class ConsoleMarket:
             return None
         hours = number(found.get("runtimeLimitHours"))
         ends = found.get("runtimeEndsAt")
-        return Limit(int(hours), cleaned(ends) if isinstance(ends, str) else None) if hours else None
+        return Limit(hours=int(hours), ends=cleaned(ends) if isinstance(ends, str) else None) if hours else None
 
     def logs(self, dseq: str, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
         """From the provider's gateway, with a token that Console makes."""

@@ -40,6 +40,7 @@ def test_a_deployment_s_cost_is_the_market_s_and_the_service_s_word(
     assert one["tokens"]["completion"] > 100
     assert one["dollars_per_million_tokens"] is None or one["dollars_per_million_tokens"] > 0
     assert made["closes_after_hours"] == 5
+    assert "closes it 5 hours" in here("status", made["name"], "--json").document["ends"]
     assert "0.0036" in here("cost", made["name"]).out
 
     door = here("open", made["name"], "--json").document
