@@ -22,9 +22,14 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from akashllm.errors import BadRequest, ServiceError
+from akashllm.errors import BadModelFile, BadRequest, ServiceError
+from akashllm.gguf import read_header
 from akashllm.server.domain import ChatPrompt, Image, Message
 from akashllm.server.engines.llamacpp.pictures import Picture, Piece
+
+_GREEDY = ("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger")
+_GREEDY_TOKENS = 4096
+"""Projectors that make as many tokens as an image has room for, up to this; a grid goes in one step."""
 
 KEPT = 256 * 1024 * 1024
 """Bytes of embeddings that are kept."""
@@ -56,6 +61,8 @@ class Sight:
         params.print_timings = False
         params.n_threads = threads
         params.warmup = False
+        if _kind(path) in _GREEDY and batch < _GREEDY_TOKENS:
+            params.image_max_tokens = batch
         self._raw = mtmd.mtmd_init_from_file(str(path).encode(), model, params)
         if not self._raw:
             message = f"llama.cpp cannot load the projector {path.name}"
@@ -199,6 +206,15 @@ class _Grid:
 
     def __del__(self) -> None:
         mtmd.mtmd_input_chunk_free(self._chunk)
+
+
+def _kind(path: Path) -> str:
+    """What kind of projector a file has; empty where it cannot be told."""
+    try:
+        header = read_header(path)
+    except BadModelFile:
+        return ""
+    return header.text("clip.projector_type") or header.text("clip.vision.projector_type")
 
 
 def _line(count: int) -> Callable[[int], NDArray[np.int32]]:
