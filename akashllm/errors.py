@@ -298,9 +298,15 @@ class DownloadFailed(ServiceError):
     code = "download_failed"
 
     def __init__(
-        self, message: str, *, hint: str = "", status: int | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, hint=hint, retry_after=retry_after)
+        super().__init__(message, hint=hint, code=code, retry_after=retry_after)
         self.status = status
 
 

@@ -130,6 +130,14 @@ class Driver:
             f"{work.row.name} failed: {reason}", hint=f"`akashllm logs {work.row.name}` shows what it wrote"
         )
 
+    def condemn(self, work: Work, reason: str) -> NoReturn:
+        """Close what no provider could make ready, and say why: another lease would be paid in vain."""
+        self.withdraw(work, reason)
+        raise MarketError(
+            f"{work.row.name} failed: {reason}",
+            hint="the cause is in what was ordered, so no other provider is tried: mend it, then deploy again",
+        )
+
     def withdraw(self, work: Work, reason: str) -> None:
         """Close at the market what nothing will come of: its money is free again."""
         self.store.update(work.row.id, state="failed", reason=reason)

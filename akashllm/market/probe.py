@@ -31,6 +31,7 @@ class Health:
     """What a service says of itself. `percent` is how much of the model is loaded; `reason` is untrusted.
 
     revision   what it was last updated to; empty where it was not, or does not tell
+    ordered    it has failed for what was ordered: no other machine could do better
     idle       seconds for which nobody has asked a model anything; None: it does not tell, as without a key
     """
 
@@ -39,6 +40,7 @@ class Health:
     reason: str = ""
     revision: str = ""
     idle: float | None = None
+    ordered: bool = False
 
 
 def probe(url: str, key: str | None = None) -> Health:
@@ -91,6 +93,7 @@ def _health(status: int, body: bytes) -> Health:
         str(data.get("reason") or "")[:_MAX_REASON],
         str(data.get("revision") or "")[:_MAX_REVISION],
         _seconds(data.get("idle_seconds")),
+        data.get("fault") == "order",
     )
 
 

@@ -29,6 +29,8 @@ def await_model(driver: Driver, work: Work) -> dict[str, Any]:
             restarts = standing.restarts
             driver.progress.note(f"the service was started again ({standing.reason})")
         health = driver.ask(url, work.key)
+        if health.state == "failed" and health.ordered:
+            driver.condemn(work, health.reason)
         if health.state == "failed":
             driver.give_up(work, health.reason or "the service says that it failed")
         percent = health.percent or 0.0

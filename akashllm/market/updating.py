@@ -182,7 +182,7 @@ class Updater(Deployer):
                 if ours and health.state == "failed":
                     raise _Broken(health.reason or "the service says that it failed")
                 if ours:
-                    self.progress.loading(health.percent, health.state)
+                    self.progress.loading(health.percent, health.reason or health.state)
                     last = f"its model is {health.state}"
                 elif health.state != "unreachable":
                     last = "what answers does not say that it is the new version"

@@ -262,6 +262,21 @@ def test_a_service_that_says_it_failed_is_tried_elsewhere(
     assert place.world.open() == {row.dseq}
 
 
+def test_what_no_provider_could_mend_is_paid_for_once(
+    place: Place, console: ConsoleMarket, store: Store, order: Order
+) -> None:
+    """A licence that was not accepted closes the lease with its reason; nobody else is asked for one."""
+    gated = Health("failed", reason="o/m is gated: its licence has to be accepted", ordered=True)
+    with pytest.raises(MarketError, match="tiny-llamacpp failed: o/m is gated") as caught:
+        deployer(store, console, ask=lambda _url, _key: gated).deploy(order)
+
+    assert "no other provider is tried" in caught.value.hint
+    assert caught.value.exit_code == MarketError.exit_code
+    assert [(row.state, row.facts.get("avoid", [])) for row in store.all()] == [("failed", [])]
+    assert place.world.created == 1
+    nothing_left(place)
+
+
 def test_nobody_there_at_the_url_is_the_providers_fault(
     place: Place, console: ConsoleMarket, store: Store, order: Order
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from akashllm.errors import DigestMismatch, DownloadFailed, EngineFailed
+from akashllm.errors import DigestMismatch, DownloadFailed, EngineFailed, RegistryFailed, UnknownModel
 from akashllm.server.domain import ModelInfo
 from akashllm.server.engine import Engine, State
 from akashllm.server.engines.fetched import FetchedEngine
@@ -150,6 +150,38 @@ async def test_what_cannot_be_fetched_is_a_reason_and_tried_again(tmp_path: Path
     weights.error = None
     await fetched.load()
     assert state(fetched) == "ready"
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (DownloadFailed("o/m is gated: its licence has to be accepted", status=403), "order"),
+        (DownloadFailed("the hub has no o/m", status=404), "order"),
+        (DownloadFailed("o/m needs 4.7 GiB and the disk has 1.0 GiB free", code="disk_full"), "order"),
+        (UnknownModel("o/m has no GGUF files"), "order"),
+        (RegistryFailed("pull model manifest: file does not exist", code="no_such_model"), "order"),
+        (DownloadFailed("the hub cannot be reached"), None),
+        (DownloadFailed("the hub answers 500", status=500), None),
+        (DigestMismatch("m.gguf is not the file that was promised"), None),
+    ],
+)
+async def test_a_failure_of_what_was_ordered_says_so(
+    tmp_path: Path, error: Exception, fault: str | None
+) -> None:
+    """A name, a licence and a disk fail alike on every machine, and health says it; a network does not."""
+    weights = Coming(tmp_path / "m.gguf")
+    weights.error = error
+    weights.go.set()
+    fetched, _, _ = engine(weights)
+    health = Health(fetched)
+
+    with pytest.raises(EngineFailed):
+        await fetched.load()
+    assert health.public("m").get("fault") == fault
+
+    weights.error = None
+    await fetched.load()
+    assert "fault" not in health.public("m")
 
 
 async def test_an_unforeseen_fault_is_a_state_too(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def test_a_gated_model_is_a_reason_with_the_service_up(hub: HubServer, tmp_path:
         alive = requests.get(f"{service.url}/livez", timeout=10).status_code
 
     assert "the account of HF_TOKEN may not read it; accept its licence" in health.reason
+    assert health.ordered
     assert overview["status"] == "failed"
     assert overview["reason"] == health.reason
     assert alive == 200

@@ -59,7 +59,9 @@ class Paper(PaperRunner):
         if told == "failed":
             return Health("failed", reason="no memory", revision=revision)
         assert key == env["AKASHLLM_API_KEY"] or told == "slow"
-        return Health("loading" if told == "slow" else "ready", revision=revision)
+        if told == "slow":
+            return Health("loading", 10.0, "downloading m.gguf: 1.0 of 9.0 GiB", revision)
+        return Health("ready", revision=revision)
 
     def answers(self, url: str, key: str) -> int | None:
         """With which status it answers to a key."""

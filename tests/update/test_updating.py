@@ -17,7 +17,7 @@ from akashllm.state import Deployment, Store
 from akashllm.state.private import read_private
 from akashllm.testing.market import Fault
 from akashllm.testing.wallet import Trouble
-from tests.market.scripted import Killed, MortalStore
+from tests.market.scripted import Killed, MortalStore, Notes
 
 from .conftest import KEY, Scene
 from .test_changes import BARE
@@ -71,10 +71,11 @@ def test_a_version_that_will_not_do_makes_way_for_the_old_one(
 ) -> None:
     """It fails, never loads, does not tell its revision, or breaks a promise: the old one runs again."""
     row = deployed(scene, store, order)
-    kind = CheckFailed if how == "broken" else MarketError
+    kind, notes = CheckFailed if how == "broken" else MarketError, Notes()
     with pytest.raises(kind, match=f"{words}.*runs the old version again"):
-        scene.updater(store).in_place(row, with_env(order, f"STAND_IN={how}"))
+        scene.updater(store, progress=notes).in_place(row, with_env(order, f"STAND_IN={how}"))
 
+    assert ("downloading m.gguf: 1.0 of 9.0 GiB 10.0" in notes.said) == (how == "slow")
     assert "STAND_IN" not in scene.runs(row.dseq)
     now = store.get(row.id)
     assert (now.state, now.plan, "updating" in now.facts) == ("active", row.plan, False)

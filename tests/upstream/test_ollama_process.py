@@ -20,6 +20,7 @@ from akashllm.errors import EngineDied, EngineFailed
 from akashllm.server.engine import Engine, State
 from akashllm.server.engines.ollama import engine as module
 from akashllm.server.engines.ollama.engine import OllamaEngine
+from akashllm.server.health import Health
 from akashllm.server.settings import Settings
 from akashllm.smoke import run as smoke
 from tests.ollama.conftest import serving
@@ -150,6 +151,7 @@ async def test_a_pull_that_cannot_succeed_fails_with_the_reason(stage: Stage) ->
         ):
             await engine.load()
         assert engine.state == "failed"
+        assert Health(engine).public("m")["fault"] == "order"
         assert engine.pid is not None
         with pytest.raises(EngineFailed, match="could not be pulled"):
             await engine.load()

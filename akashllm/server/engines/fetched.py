@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from akashllm.errors import AkashllmError, EngineFailed
+from akashllm.errors import AkashllmError, DownloadFailed, EngineFailed, ServiceError, UsageError
 from akashllm.server.domain import Embedding, Embeddings, EngineStats, Event, Generation, ModelInfo
 from akashllm.server.engine import Engine, State, Watcher
 from akashllm.server.models.weights import Weights
@@ -16,13 +16,18 @@ _GIB = 1 << 30
 _EVERY = 0.5
 """Seconds between two words about progress."""
 
+_REFUSED = frozenset({401, 403, 404, 410, 451})
+_ORDERED = frozenset({"disk_full", "disk_denied", "not_gguf", "no_such_model"})
+"""HTTP statuses and codes of errors that say: this is not to be had, whoever asks."""
+
 
 class FetchedEngine:
     """`build` makes the engine from the file or folder that `weights` is, once that is here.
 
     While it comes the state is `loading` and the sentence tells which file and how far; what cannot be fetched
     is `failed` with the reason, and the next `load` tries again with what has come so far. Weights that are
-    here already are not asked about, so a start without a network works.
+    here already are not asked about, so a start without a network works. `fault` is `order` after a failure
+    that any machine would have with what was ordered: a name, a licence, a disk of that size.
 
     name    of the engine (llamacpp, vllm, ...);  info: what can be said of the model before its files can
     """
@@ -41,6 +46,7 @@ class FetchedEngine:
         self._task: asyncio.Task[Path] | None = None
         self._told = 0.0
         self._closed = False
+        self._fault = ""
         self._handed = False
         """Whether the state is the engine's own: from the first word it says."""
         here = weights.here()
@@ -57,6 +63,11 @@ class FetchedEngine:
     def state(self) -> State:
         """`loading` while the weights come; then the engine's own."""
         return self._inner.state if self._inner is not None and self._handed else self._state
+
+    @property
+    def fault(self) -> str:
+        """Whose a failure is, where that is certain: `order`."""
+        return str(getattr(self._inner, "fault", "")) if self._handed else self._fault
 
     @property
     def info(self) -> ModelInfo:
@@ -114,12 +125,14 @@ class FetchedEngine:
 
     async def _fetch(self) -> Path:
         shown = self._weights.shown
+        self._fault = ""
         self._change("loading", f"looking for {shown}")
         self._task = asyncio.create_task(self._weights.fetch(self._progress), name=f"fetch {shown}")
         try:
             return await self._task
         except AkashllmError as error:
             reason = f"{error.message}; {error.hint}" if error.hint else error.message
+            self._fault = "order" if _ordered(error) else ""
             self._change("failed", reason)
             raise EngineFailed(error.message, hint=error.hint) from error
         except asyncio.CancelledError:
@@ -199,3 +212,10 @@ class FetchedEngine:
     def stats(self) -> EngineStats:
         """What it is doing now."""
         return EngineStats() if self._inner is None else self._inner.stats()
+
+
+def _ordered(error: AkashllmError) -> bool:
+    """Whether the same would come of it on any other machine."""
+    if isinstance(error, DownloadFailed) and error.status in _REFUSED:
+        return True
+    return isinstance(error, UsageError) or (isinstance(error, ServiceError) and error.code in _ORDERED)

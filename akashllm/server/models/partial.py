@@ -125,6 +125,7 @@ class Partial:
             raise DownloadFailed(
                 f"{self.into.name} needs {gib(need)} more and the disk has {gib(room)} free",
                 hint="use a larger volume, or remove models that are no longer needed",
+                code="disk_full",
             )
 
     async def write(self, offset: int, data: bytes | bytearray) -> None:
@@ -234,12 +235,14 @@ def disk(name: str) -> Iterator[None]:
             raise DownloadFailed(
                 f"the disk is full while {name} is written",
                 hint="use a larger volume, or remove models that are no longer needed; what has come is kept",
+                code="disk_full",
             ) from error
         if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP}:
             raise DownloadFailed(
                 f"the folder of {name} cannot be written by this service: {os.strerror(error.errno or 0)}",
                 hint="mount a volume that the service's user (10001 in the images) may write to, or build the "
                 "image with --build-arg START_USER=0:0, which takes the volume over before it starts",
+                code="disk_denied",
             ) from error
         raise DownloadFailed(f"{name} cannot be written: {error.strerror or error}") from error
 

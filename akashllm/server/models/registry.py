@@ -151,7 +151,7 @@ class Registry:
         url = self.url(f"manifests/{self._name.tag}")
         async with self.ask("GET", url, {"accept": MANIFEST}) as response:
             if response.status_code == 404:
-                raise RegistryFailed("pull model manifest: file does not exist")
+                raise RegistryFailed("pull model manifest: file does not exist", code="no_such_model")
             if response.status_code != 200:
                 raise RegistryFailed(f"pull model manifest: {await self.refusal(response)}")
             data = await _bounded(response, MAX_MANIFEST, f"{self.host} sends a manifest")

@@ -111,6 +111,7 @@ class Snapshots:
                     raise DownloadFailed(
                         f"{what} needs {gib(need)} and the disk has {gib(free)} free",
                         hint="use a larger volume or a smaller quantisation",
+                        code="disk_full",
                     )
                 logger.info("removing revision %s, which leaves no room for another", others[0])
                 self.remove(others.pop(0))

@@ -193,7 +193,7 @@ def check_gguf(path: Path) -> None:
         good = file.read(len(_MAGIC)) == _MAGIC
     if not good:
         path.unlink()
-        raise DownloadFailed(f"{path.name} is no GGUF file", hint="check the address")
+        raise DownloadFailed(f"{path.name} is no GGUF file", hint="check the address", code="not_gguf")
 
 
 def _size(path: Path) -> int:

@@ -130,7 +130,7 @@ class OllamaEngine(UpstreamEngine):
         if self._listed(tags):
             return
         self._percent = 0.0
-        words = ""
+        words = fault = ""
         for attempt in range(_PULLS):
             try:
                 words = await self._pull()
@@ -141,11 +141,13 @@ class OllamaEngine(UpstreamEngine):
             if not words:
                 return
             if any(hint in words for hint in _HOPELESS):
+                fault = "order"
                 break
             await asyncio.sleep(BACK_OFF[min(attempt + 1, len(BACK_OFF) - 1)])
         raise GivenUp(
             f"the model {self._model} could not be pulled: {words}",
             hint="see whether the name is right and the registry can be reached",
+            fault=fault,
         )
 
     def _listed(self, tags: Any) -> bool:

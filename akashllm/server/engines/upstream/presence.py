@@ -30,7 +30,11 @@ _STRIKES = 3
 
 
 class GivenUp(EngineFailed):
-    """Trying again would not help, unless somebody asks for it."""
+    """Trying again would not help, unless somebody asks for it. `fault` is `order` where no machine could."""
+
+    def __init__(self, message: str, *, hint: str = "", fault: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.fault = fault
 
 
 class Presence:
@@ -50,6 +54,7 @@ class Presence:
         self._keeper: asyncio.Task[None] | None = None
         self._over = False
         self.reason = ""
+        self.fault = ""
         self.losses = 0
         """How many times it went away."""
 
@@ -161,12 +166,14 @@ class Presence:
         if self._state != "failed":
             log.warning("the upstream at %s cannot be used: %s", self._link.shown, error.message)
         self._over = isinstance(error, GivenUp)
+        self.fault = error.fault if isinstance(error, GivenUp) else ""
         self._set("failed", error.message)
 
     def _fall(self, words: str) -> None:
         log.warning("the upstream at %s is gone: %s", self._link.shown, words)
         self.losses += 1
         self._over = False
+        self.fault = ""
         self._set("failed", words)
         self._look.set()
 
