@@ -117,9 +117,9 @@ def create_app(settings: Settings, engine: Engine, transcriber: Transcriber | No
 def _hearing(settings: Settings, runtime: Runtime, transcriber: Transcriber | None) -> Hearing | None:
     """Who transcribes: an engine of its own, or the only one if it can."""
     if transcriber is not None:
-        return Hearing(transcriber, settings, served_name(settings), own=True)
+        return Hearing(transcriber, settings, served_name(settings), metrics=runtime.metrics, own=True)
     if isinstance(runtime.engine, Transcriber):
-        return Hearing(runtime.engine, settings, runtime.serves()[0], own=False)
+        return Hearing(runtime.engine, settings, runtime.serves()[0], metrics=runtime.metrics, own=False)
     return None
 
 

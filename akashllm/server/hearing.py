@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import PurePosixPath
 
-from akashllm.errors import BadName, Busy, ModelNotFound
+from akashllm.errors import BadName, Busy, ModelNotFound, ServiceError
 from akashllm.names import ModelName
 from akashllm.server.admission import Admission
 from akashllm.server.domain import Speech, Transcription
 from akashllm.server.engine import Transcriber
+from akashllm.server.metrics import Metrics
 from akashllm.server.settings import PREFIX, Settings
 
 USUAL = "whisper-1"
@@ -29,11 +30,14 @@ class Hearing:
     `own`: nobody else loads and closes it.
     """
 
-    def __init__(self, engine: Transcriber, settings: Settings, name: str, *, own: bool) -> None:
+    def __init__(
+        self, engine: Transcriber, settings: Settings, name: str, *, metrics: Metrics, own: bool
+    ) -> None:
         self.engine = engine
         self.name = name
         self._settings = settings
         self._own = own
+        self._metrics = metrics
         self._any = "*" in settings.model_aliases
         self._names = {_canonical(name), _canonical(USUAL)}
         if not own:
@@ -66,13 +70,21 @@ class Hearing:
 
     async def transcribe(self, request: Transcription) -> AsyncGenerator[Speech]:
         """The engine's events, after the queue and the load. Closing the iterator cancels the request."""
-        with self._admission.join(1) as place:
-            await self._ready()
-            await place.wait(self._settings.queue_timeout)
-            events = self.engine.transcribe(request)
-            async with contextlib.aclosing(_generator(events)) as open_events:
-                async for event in open_events:
-                    yield event
+        outcome = "cancelled"
+        try:
+            with self._admission.join(1) as place:
+                await self._ready()
+                await place.wait(self._settings.queue_timeout)
+                events = self.engine.transcribe(request)
+                async with contextlib.aclosing(_generator(events)) as open_events:
+                    async for event in open_events:
+                        yield event
+            outcome = "done"
+        except ServiceError as error:
+            outcome = error.code or type(error).__name__
+            raise
+        finally:
+            self._metrics.outcome(outcome)
 
     async def _ready(self) -> None:
         if self.engine.state == "ready":

@@ -174,3 +174,20 @@ def test_curl_sends_what_espeak_says(listening: Listening, tmp_path: Path) -> No
         [*command, "-F", f"file=@{spoken}", "-F", "model=whisper-1"], check=True, capture_output=True
     )
     assert json.loads(done.stdout)["text"]
+
+
+def test_the_model_is_listed(client: openai.OpenAI) -> None:
+    """`/v1/models` has the transcribing model beside the others."""
+    assert {"tiny", "tiny-whisper"} <= {model.id.removesuffix(":latest") for model in client.models.list()}
+
+
+def test_what_was_transcribed_is_counted(http: httpx.Client, sound: bytes) -> None:
+    """`/metrics` counts recordings among what was done, and a service that transcribes is not idle."""
+
+    def done() -> float:
+        lines = http.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if 'outcome="done"' in line and "_total" in line)
+
+    before = done()
+    http.post("/v1/audio/transcriptions", files={"file": ("a.wav", sound)}, data={"model": "whisper-1"})
+    assert done() == before + 1

@@ -18,6 +18,7 @@ from akashllm.server.api.merging import merge
 from akashllm.server.defaults import NOTHING, said_by
 from akashllm.server.domain import Event
 from akashllm.server.guard.body import read_json
+from akashllm.server.hearing import Hearing
 from akashllm.server.models.store import ModelStore
 from akashllm.server.resident import Resident
 from akashllm.server.runtime import Runtime
@@ -109,6 +110,9 @@ async def list_models(request: Request) -> Response:
     stored = await asyncio.to_thread(store.list) if store is not None else []
     others = [(offer.name, _created(runtime)) for offer in await runtime.offers() if not offer.digest]
     others += [(str(model.name), model.modified // 1_000_000_000) for model in stored]
+    hearing: Hearing | None = getattr(request.app.state, "hearing", None)
+    if hearing is not None and hearing.name not in runtime.serves():
+        others.append((hearing.name, _STARTED))
     return _json(wire.models_answer(runtime.serves(), _created(runtime), runtime.engine.info.context, others))
 
 
