@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from akashllm.errors import UsageError
 from akashllm.names import ModelName
 from akashllm.server.admission import Admission
 from akashllm.server.building import Builder, Files
@@ -26,13 +27,19 @@ _ENDLESS = 1 << 62
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """The settings, and in them what the configuration they name says: where to listen, what is deployed.
 
-    The environment wins. Raises `BadSettings` and `BadConfig`, each with all its faults.
+    The environment wins. Raises `BadSettings` and `BadConfig`, each with all its faults, and `UsageError` for
+    an engine that has one model only.
     """
     path = environ.get(f"{PREFIX}CONFIG", "").strip()
     if not path:
         return Settings.from_env(environ)
     config = read_config(Path(path))
     settings = Settings.from_env(config.environment | {k: v for k, v in environ.items() if v.strip()})
+    if settings.engine != "llamacpp":
+        raise UsageError(
+            f"a configuration file is for the engine llamacpp, and this service has {settings.engine}",
+            hint=f"leave {PREFIX}ENGINE out, or {PREFIX}CONFIG",
+        )
     return _first_of(settings, config)
 
 

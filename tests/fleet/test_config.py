@@ -224,6 +224,14 @@ def test_the_environment_wins(tmp_path: Path) -> None:
     assert (settings.port, settings.served_name) == (4000, "tiny-q8_0:latest")
 
 
+def test_a_configuration_is_for_llama_cpp(tmp_path: Path) -> None:
+    """An engine that is built around one model refuses a file with several."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"models: {{a: {{file: {TINY}}}}}")
+    with pytest.raises(UsageError, match="engine llamacpp"):
+        read_settings({"AKASHLLM_CONFIG": str(path), "AKASHLLM_ENGINE": "ollama"})
+
+
 def test_serve_lists_the_faults_and_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`akashllm serve --config` with a bad file is a usage error that names every place."""
     path = tmp_path / "c.yaml"
