@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,30 @@ def put(store: ModelStore, name: str, *, weights: Path = TINY, **layers: bytes) 
     return store.get(ModelName.parse(name)).digest
 
 
+QUANTISE = """
+import ctypes, sys
+import llama_cpp.llama_cpp as api
+params = api.llama_model_quantize_default_params()
+params.ftype = api.LLAMA_FTYPE_MOSTLY_Q4_0
+params.allow_requantize = True
+params.nthread = 1
+sys.exit(api.llama_model_quantize(*(path.encode() for path in sys.argv[1:]), ctypes.byref(params)))
+"""
+
+
+def quantised(path: Path) -> Path:
+    """The bundled model in another quantisation, by llama.cpp's own quantiser in a process of its own."""
+    subprocess.run([sys.executable, "-c", QUANTISE, str(TINY), str(path)], check=True, capture_output=True)
+    return path
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store: a plain model, a persona, one with another context, one with an adapter, one that is broken."""
     folder = tmp_path_factory.mktemp("models")
     store = ModelStore(folder)
     put(store, "plain")
+    put(store, "quarter", weights=quantised(folder / "quarter.gguf"))
     put(
         store,
         "batman",
@@ -136,6 +156,18 @@ def test_one_set_of_weights_is_loaded_once(service: httpx.Client) -> None:
     for name in alike:
         ask(service, name, "Hello")
         assert len(running(service).keys() & alike) == 1
+
+
+def test_quantisations_side_by_side(service: httpx.Client) -> None:
+    """Two quantisations of one model are two models, each with its own details and size."""
+    for name in ("plain", "quarter"):
+        assert "Tokyo" in content(
+            ask(service, name, "What is the capital of Japan?", options={"temperature": 0})
+        )
+    loaded = running(service)
+    levels = {name: loaded[f"{name}:latest"]["details"]["quantization_level"] for name in ("plain", "quarter")}
+    assert levels == {"plain": "Q8_0", "quarter": "Q4_0"}
+    assert loaded["quarter:latest"]["size"] < loaded["plain:latest"]["size"]
 
 
 def test_num_ctx_of_a_model_is_how_it_is_loaded(service: httpx.Client) -> None:
