@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from akashllm.images import Built, Event, Image, OnEvent, Pin
 
 MIB = 1 << 20
+START_USER = "START_USER"
+ROOT = "0:0"
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
 Push = Annotated[
@@ -68,6 +70,13 @@ Cuda = Annotated[
         show_default=False,
     ),
 ]
+OwnVolume = Annotated[
+    bool,
+    typer.Option(
+        "--own-volume",
+        help="Start as root, take the volume over, then drop root: for persistent volumes on Akash.",
+    ),
+]
 Network = Annotated[
     str | None,
     typer.Option("--network", help="Network of the build's steps, such as host.", show_default=False),
@@ -100,6 +109,7 @@ def build(
     wheelhouse: Wheelhouse = None,
     build_arg: BuildArgs = None,
     cuda: Cuda = None,
+    own_volume: OwnVolume = False,
     network: Network = None,
     pull: Pull = False,
     no_cache: Fresh = False,
@@ -127,6 +137,10 @@ def build(
         raise UsageError("that is no network's name", hint="use --network host, or leave it out")
     context = images.make_context(name, cpu=cpu, wheelhouse=wheelhouse)
     arguments = _arguments(build_arg or [])
+    if own_volume and arguments.setdefault(START_USER, ROOT) != ROOT:
+        raise UsageError(
+            f"--own-volume and --build-arg {START_USER} contradict each other", hint="leave one out"
+        )
     images.check_arguments(context, arguments)
     home = Home.find()
     with images.DockerEngine.connect() as docker, _shown() as on_event:
@@ -153,6 +167,11 @@ def build(
             pushed = images.push(docker, built.image.id, target, on_event=on_event)
             pin = images.remember(home, str(local), pushed, built.image.platform)
             out.talk(f"pushed in {pushed.seconds:.0f} s; render and deploy pin {local} to it")
+            if arguments.get(START_USER) != ROOT:
+                out.talk(
+                    "note: volumes on Akash belong to root, so there this image keeps weights on its own disk"
+                    " only; one built with --own-volume has a volume that outlives restarts"
+                )
     if not built.image.platform.startswith("linux/amd64"):
         out.talk(f"note: this image is for {built.image.platform}; providers run linux/amd64 (--platform)")
     out.document(_document(built, pin))
@@ -184,6 +203,7 @@ def images(image: ImageName = None, *, remote: Download = False, json: opt.Json 
                 "digest": str(found.digest),
                 "platform": found.platform,
                 "download_bytes": found.size,
+                "user": found.user,
                 "layers": list(found.layers),
             }
         )

@@ -32,6 +32,7 @@ DEADLINE = 30.0
 MAX_MANIFEST = 4 << 20
 """Bytes of a manifest; registries refuse larger ones (OCI distribution specification, "Pushing Manifests")."""
 
+MAX_CONFIG = 4 << 20
 MAX_TOKEN = 64 << 10
 MAX_REDIRECTS = 3
 _HUB_HOST = "registry-1.docker.io"
@@ -48,16 +49,25 @@ _PARAMETER = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """An image at its registry. `layers` are in bytes, compressed: what a provider downloads, base first."""
+    """An image at its registry. `layers` are in bytes, compressed: what a provider downloads, base first.
+
+    user   whom its container starts as, as `USER` in the Dockerfile says it (empty: root); None: not known
+    """
 
     digest: Sha256
     platform: str
     layers: tuple[int, ...]
+    user: str | None = None
 
     @property
     def size(self) -> int:
         """Bytes to download for an image of which no layer is there yet."""
         return sum(self.layers)
+
+    @property
+    def as_root(self) -> bool | None:
+        """Whether its container starts as root, who may write to any volume; None: not known."""
+        return None if self.user is None else self.user.partition(":")[0] in {"", "0", "root"}
 
 
 class Registry:
@@ -100,7 +110,29 @@ class Registry:
         layers = document.get("layers")
         if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
             raise ImageFailed(f"{self._shown} answers with a manifest of a kind that is not known")
-        return Remote(top, platform, tuple(int(layer.get("size") or 0) for layer in layers))
+        sizes = tuple(int(layer.get("size") or 0) for layer in layers)
+        return Remote(top, platform, sizes, self._user(document.get("config")))
+
+    def _user(self, described: Any) -> str | None:
+        """The user in an image's configuration, a blob of the registry; None where that is not to be had."""
+        said = described.get("digest") if isinstance(described, dict) else None
+        if not isinstance(said, str):
+            return None
+        digest = _digest(said, self._shown)
+        try:
+            status, _, body = self._ask("GET", f"/v2/{self._repository}/blobs/{digest}", {}, MAX_CONFIG)
+        except (Unreachable, ImageFailed):
+            return None
+        if status != requests.codes.ok:
+            return None
+        if Sha256.of(body) != digest:
+            raise DigestMismatch(
+                f"{self._shown} sent a configuration that is not the one its manifest names",
+                hint="something between you and the registry changes answers: do not deploy this image",
+            )
+        config = _json(body, self._shown).get("config")
+        user = config.get("User", "") if isinstance(config, dict) else ""
+        return user if isinstance(user, str) else None
 
     def _fetch(self, name: str) -> bytes:
         """A manifest, checked against its digest where it was asked for by one or the registry names one."""
@@ -126,11 +158,13 @@ class Registry:
             raise self._refusal(status, headers)
         return status, headers, body
 
-    def _ask(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+    def _ask(
+        self, method: str, path: str, headers: dict[str, str], limit: int = MAX_MANIFEST
+    ) -> tuple[int, Mapping[str, str], bytes]:
         if self._token:
             headers = {**headers, "Authorization": f"Bearer {self._token}"}
         try:
-            return self._call(method, self._base + path, headers)
+            return self._call(method, self._base + path, headers, limit)
         except requests.exceptions.SSLError as error:
             # As engines have it, plain HTTP is for registries on this machine only.
             if not (self._local and self._base.startswith("https:")):
@@ -140,7 +174,7 @@ class Registry:
                 raise self._away(error) from None
         self._base = f"http://{self._host}"
         try:
-            return self._call(method, self._base + path, headers)
+            return self._call(method, self._base + path, headers, limit)
         except requests.RequestException as error:
             raise self._away(error) from None
 

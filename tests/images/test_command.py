@@ -36,6 +36,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ["--wheelhouse", "/nowhere"],
         ["--build-arg", "CUDA"],
         ["--build-arg", "NOPE=1"],
+        ["--own-volume", "--build-arg", "START_USER=10001:10001"],
         ["--build-arg", "CUDA=1\n2"],
         ["--build-arg", "PIP_INDEX_URL=https://me:hunter2@index.example/simple"],
     ],

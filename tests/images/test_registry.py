@@ -45,13 +45,15 @@ def publish(address: str, repository: str, tag: str, document: dict[str, Any]) -
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def image(address: str, repository: str, tag: str, layers: list[bytes]) -> str:
-    """An image of these layers; its digest."""
+def image(
+    address: str, repository: str, tag: str, layers: list[bytes], config: dict[str, Any] | None = None
+) -> str:
+    """An image of these layers; its digest. `config` is what Docker calls the container's configuration."""
     document = {
         "schemaVersion": 2,
         "mediaType": OCI,
         "config": {
-            **upload(address, repository, b"{}"),
+            **upload(address, repository, json.dumps({"config": config or {}}).encode()),
             "mediaType": "application/vnd.oci.image.config.v1+json",
         },
         "layers": [upload(address, repository, layer) for layer in layers],
@@ -66,6 +68,57 @@ def test_a_tag_resolves_to_the_digest_the_registry_holds(registry: str) -> None:
     assert str(resolve(f"{registry}/me/one:1")) == digest
     remote = look(f"{registry}/me/one:1")
     assert (str(remote.digest), remote.layers, remote.size) == (digest, (1000, 500), 1500)
+
+
+@pytest.mark.parametrize(
+    ("config", "user", "as_root"),
+    [
+        ({"User": "10001:10001"}, "10001:10001", False),
+        ({"User": "akashllm"}, "akashllm", False),
+        ({"User": "0:0"}, "0:0", True),
+        ({"User": "root"}, "root", True),
+        ({"User": ""}, "", True),
+        ({}, "", True),
+        ({"User": 7}, None, None),
+    ],
+)
+def test_whom_an_image_starts_as_is_told(
+    registry: str, config: dict[str, Any], user: str | None, as_root: bool | None
+) -> None:
+    """A real registry tells the user in an image's configuration; no user is root, as engines have it."""
+    image(registry, "me/users", "1", [b"a"], config)
+
+    found = look(f"{registry}/me/users:1")
+
+    assert (found.user, found.as_root) == (user, as_root)
+
+
+def test_a_configuration_that_cannot_be_had_leaves_the_user_open() -> None:
+    """An image is still an image whose registry does not hand out its configuration."""
+    document = json.dumps(
+        {"schemaVersion": 2, "mediaType": OCI, "config": {"digest": f"sha256:{'0' * 64}"}, "layers": []}
+    ).encode()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        reply(handler, 200, document) if "/manifests/" in handler.path else reply(handler, 500)
+
+    with pretending(answer) as address:
+        found = look(f"{address}/me/x:1")
+
+    assert (found.user, found.as_root) == (None, None)
+
+
+def test_a_configuration_that_was_changed_on_the_way_is_refused() -> None:
+    """Bytes that are not those of the manifest's digest are nobody's configuration."""
+    document = json.dumps(
+        {"schemaVersion": 2, "mediaType": OCI, "config": {"digest": f"sha256:{'0' * 64}"}, "layers": []}
+    ).encode()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        reply(handler, 200, document if "/manifests/" in handler.path else b'{"config": {"User": ""}}')
+
+    with pretending(answer) as address, pytest.raises(DigestMismatch, match="configuration"):
+        look(f"{address}/me/x:1")
 
 
 def test_a_digest_follows_its_tag(registry: str) -> None:

@@ -241,7 +241,7 @@ def disk(name: str) -> Iterator[None]:
             raise DownloadFailed(
                 f"the folder of {name} cannot be written by this service: {os.strerror(error.errno or 0)}",
                 hint="mount a volume that the service's user (10001 in the images) may write to, or build the "
-                "image with --build-arg START_USER=0:0, which takes the volume over before it starts",
+                "image with `akashllm build --own-volume`, which takes the volume over before it starts",
                 code="disk_denied",
             ) from error
         raise DownloadFailed(f"{name} cannot be written: {error.strerror or error}") from error
