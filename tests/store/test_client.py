@@ -113,7 +113,7 @@ def test_what_is_missing_is_said_in_ollamas_words(client: ollama.Client, registr
         list(client.pull(f"{registry}/me/absent", insecure=True, stream=True))
     with pytest.raises(ollama.ResponseError, match="model 'mistral' not found") as delete:
         client.delete("mistral")
-    with pytest.raises(ollama.ResponseError, match='model "mistral:latest" not found') as copy:
+    with pytest.raises(ollama.ResponseError, match='model "mistral" not found') as copy:
         client.copy("mistral", "x")
     with pytest.raises(ollama.ResponseError, match="model 'mistral:latest' not found") as push:
         list(client.push("mistral", stream=True))
@@ -260,3 +260,53 @@ def test_a_damaged_model_is_said_to_be_damaged(service: str, root: Path) -> None
     assert shown.status_code == 500
     assert "cannot be used: its file sha256:" in shown.json()["error"]
     assert "delete it, or pull it again" in shown.json()["error"]
+
+
+def test_the_deployed_model_is_copied_into_the_store(client: ollama.Client, service: str, root: Path) -> None:
+    """What the service was started with gets a second name too, and its own name is nobody else's."""
+    client.copy("tiny", "me/again:v2")
+
+    assert [one.model for one in client.list().models] == ["me/again:v2", "tiny:latest"]
+    assert f"blobs/sha256-{DIGEST}" in files(root)
+    before = files(root)
+    with pytest.raises(ollama.ResponseError, match="choose another name") as refused:
+        client.copy("me/again:v2", "Tiny")
+    assert refused.value.status_code == 400
+    with pytest.raises(ollama.ResponseError, match='model "nope" not found') as missing:
+        client.copy("nope", "other")
+    assert missing.value.status_code == 404
+    assert files(root) == before
+    client.delete("me/again:v2")
+    assert files(root) == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("POST", "/api/pull", "PullRequest"),
+        ("POST", "/api/push", "PushRequest"),
+        ("POST", "/api/create", "CreateRequest"),
+        ("POST", "/api/copy", "CopyRequest"),
+        ("DELETE", "/api/delete", "DeleteRequest"),
+    ],
+)
+def test_what_is_no_object_is_named_as_go_names_it(service: str, method: str, path: str, kind: str) -> None:
+    """Each management route complains of a body in Go's words, with the name of its own type."""
+    answer = httpx.request(method, service + path, content=b"[]")
+    assert answer.status_code == 400
+    assert answer.json() == {"error": f"json: cannot unmarshal array into Go value of type api.{kind}"}
+
+
+def test_a_pull_without_a_name_is_refused_in_ollamas_words(service: str) -> None:
+    """Empty, null or left out, the name is an invalid one."""
+    for body in (b"{}", b"null", b'{"name":""}', b'{"model":"x y"}'):
+        answer = httpx.post(f"{service}/api/pull", content=body)
+        assert (answer.status_code, answer.json()) == (400, {"error": "invalid model name"})
+
+
+def test_a_push_of_what_is_not_there_says_so_in_its_lines(service: str) -> None:
+    """Ollama's three lines: what it looks for, that it is not there, the error."""
+    answer = httpx.post(f"{service}/api/push", content=b'{"model":"nope"}')
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert lines[:2] == [{"status": "retrieving manifest"}, {"status": "couldn't retrieve manifest"}]
+    assert list(lines[2]) == ["error"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
+from functools import partial
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from akashllm.errors import BadName, BadRequest, ServiceError
 from akashllm.names import ModelName
 from akashllm.server import streaming
-from akashllm.server.api.store import opened
+from akashllm.server.api.store import opened, refuse_served, served_file
 from akashllm.server.guard.body import read_json
 from akashllm.server.models import parameters, recipe
 from akashllm.server.models.create import create
@@ -26,8 +26,6 @@ from akashllm.server.models.recipe import Recipe
 from akashllm.server.models.registry import Registries
 from akashllm.server.models.steps import Step
 from akashllm.server.models.store import ModelStore
-from akashllm.server.runtime import Runtime
-from akashllm.server.settings import Settings
 from akashllm.server.wire.ollama import creation, management, responses
 from akashllm.server.wire.ollama.creation import CreateRequest
 
@@ -41,24 +39,14 @@ router = APIRouter(tags=["management"])
 async def create_model(request: Request, store: Annotated[ModelStore, Depends(opened)]) -> Response:
     """Lines of progress, or with `stream: false` one object at the end."""
     asked = creation.create(await read_json(request, "ollama"))
-    runtime: Runtime = request.app.state.runtime
     wanted = await asyncio.to_thread(_recipe, store, asked)
-    if wanted.name.canonical in {name.lower() for name in runtime.serves()}:
-        raise BadRequest(
-            f"model '{wanted.name}' is what this service was started with: choose another name", param="model"
-        )
-    settings: Settings = request.app.state.settings
+    refuse_served(request, wanted.name)
     registries = cast("Registries", request.app.state.registries)
 
     def fetch(name: ModelName) -> AsyncGenerator[Step]:
         return pull(store, registries, name)
 
-    def elsewhere(name: ModelName) -> Path | None:
-        served = name.canonical in {one.lower() for one in runtime.serves()}
-        file = settings.model_file
-        return file if served and file.is_file() else None
-
-    steps = create(store, wanted, fetch=fetch, elsewhere=elsewhere)
+    steps = create(store, wanted, fetch=fetch, elsewhere=partial(served_file, request))
     return await _progress(request, steps, stream=asked.stream)
 
 

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
+from pathlib import Path
 from typing import Annotated, cast
 
 import msgspec
@@ -27,8 +29,10 @@ from akashllm.names import ModelName
 from akashllm.server import streaming
 from akashllm.server.guard.auth import require_admin
 from akashllm.server.guard.body import read_json
+from akashllm.server.models.create import create
 from akashllm.server.models.pull import pull
 from akashllm.server.models.push import push
+from akashllm.server.models.recipe import Recipe
 from akashllm.server.models.registry import Registries
 from akashllm.server.models.steps import Step
 from akashllm.server.models.store import ModelStore
@@ -63,6 +67,8 @@ openai = APIRouter(tags=["openai"])
 async def pull_model(request: Request, store: Store) -> Response:
     """Lines of progress, or with `stream: false` one object at the end."""
     asked = management.transfer(await read_json(request, "ollama"), "PullRequest")
+    if not asked.model:
+        raise BadRequest("invalid model name", param="model")
     steps = pull(store, _registries(request), _parsed(asked.model), insecure=asked.insecure)
     return await _progress(request, steps, stream=asked.stream)
 
@@ -81,10 +87,20 @@ async def push_model(request: Request, store: Store) -> Response:
 async def copy_model(request: Request, store: Store) -> Response:
     """An empty answer, once it is done."""
     asked = management.copy(await read_json(request, "ollama"))
+    refuse_served(request, asked.destination)
     try:
         await asyncio.to_thread(store.copy, asked.source, asked.destination)
     except ModelNotFound as error:
-        raise ModelNotFound(f'model "{asked.source}" not found', param="source") from error
+        file = await served_file(request, asked.source)
+        if file is None:
+            raise ModelNotFound(f'model "{asked.asked}" not found', param="source") from error
+        recipe = Recipe(name=asked.destination, files={file.name: file})
+        fetch = partial(pull, store, _registries(request))
+        async with aclosing(
+            create(store, recipe, fetch=fetch, elsewhere=partial(served_file, request))
+        ) as steps:
+            async for _ in steps:
+                pass
     return Response()
 
 
@@ -136,6 +152,24 @@ async def delete_openai(request: Request, name: str, store: Store) -> Response:
     await _delete(request, store, parsed, name)
     answer = {"id": name, "object": "model", "deleted": True}
     return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+def refuse_served(request: Request, name: ModelName) -> None:
+    """Raises `BadRequest` for a name of the deployed model: what the store has under it nobody could reach."""
+    runtime: Runtime = request.app.state.runtime
+    if name.canonical in {served.lower() for served in runtime.serves()}:
+        raise BadRequest(
+            f"model '{name}' is what this service was started with: choose another name", param="model"
+        )
+
+
+async def served_file(request: Request, name: ModelName) -> Path | None:
+    """The GGUF file of a model that is served and not in the store; None if there is none."""
+    runtime: Runtime = request.app.state.runtime
+    offered = {offer.name.lower() for offer in await runtime.offers()}
+    if name.canonical not in offered | {served.lower() for served in runtime.serves()}:
+        return None
+    return (await runtime.find(str(name))).resident.file
 
 
 async def _delete(request: Request, store: ModelStore, name: ModelName, asked: str) -> None:

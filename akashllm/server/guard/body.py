@@ -48,6 +48,11 @@ _GO_TYPES = {
     "/api/embed": "EmbedRequest",
     "/api/embeddings": "EmbeddingRequest",
     "/api/show": "ShowRequest",
+    "/api/pull": "PullRequest",
+    "/api/push": "PushRequest",
+    "/api/create": "CreateRequest",
+    "/api/copy": "CopyRequest",
+    "/api/delete": "DeleteRequest",
 }
 
 

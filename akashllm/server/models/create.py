@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,7 @@ from akashllm.server.models.store import ModelStore
 
 Fetch = Callable[[ModelName], AsyncGenerator[Step]]
 """Brings a model that is not there into the store."""
-Elsewhere = Callable[[ModelName], Path | None]
+Elsewhere = Callable[[ModelName], Awaitable[Path | None]]
 """The GGUF file of a model that is served and not in the store."""
 
 _TEXTS: Final = {"model_family", "base_name", "quantization_level", "parameter_size"}
@@ -105,7 +105,7 @@ class _Making:
         try:
             await asyncio.to_thread(self._take, base)
         except ModelNotFound:
-            file = elsewhere(base)
+            file = await elsewhere(base)
             if file is not None:
                 yield Step("parsing GGUF")
                 digest = await asyncio.to_thread(taken, self._store, file)

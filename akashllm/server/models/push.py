@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from akashllm.errors import RegistryFailed, StoreFailed
+from akashllm.errors import ModelNotFound, RegistryFailed, StoreFailed
 from akashllm.names import ModelName
 from akashllm.server.models.manifest import MANIFEST, Layer
 from akashllm.server.models.registry import Broken, Registries, Registry
@@ -39,7 +39,11 @@ async def push(
     `RegistryFailed` and `StoreFailed`.
     """
     yield Step("retrieving manifest")
-    manifest, data = await asyncio.to_thread(store.manifest, name)
+    try:
+        manifest, data = await asyncio.to_thread(store.manifest, name)
+    except ModelNotFound:
+        yield Step("couldn't retrieve manifest")
+        raise
     async with registries.open(name, insecure=insecure) as registry:
         with store.keeping(layer.sha256 for layer in manifest.files):
             for layer in manifest.files:

@@ -21,10 +21,11 @@ class TransferRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CopyRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST /api/copy`."""
+    """`POST /api/copy`. `asked` is the source's name as it was sent."""
 
     source: ModelName
     destination: ModelName
+    asked: str
 
 
 class DeleteRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +58,7 @@ def copy(body: Mapping[str, Any]) -> CopyRequest:
     return CopyRequest(
         source=_name(fields.text("source"), "source {} is invalid"),
         destination=_name(fields.text("destination"), "destination {} is invalid"),
+        asked=fields.text("source"),
     )
 
 
