@@ -183,7 +183,7 @@ def test_the_locks_cover_the_extras() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     files = render_image("llamacpp", cpu=True)
     locked = set(re.findall(r"^([a-z0-9-]+)==", "\n".join(files.values()), re.MULTILINE))
-    for line in [*extras["server"], *extras["llamacpp"]]:
+    for line in [*extras["server"], *extras["llamacpp"], *extras["whisper"]]:
         name = re.split(r"[^a-z0-9-]", line, maxsplit=1)[0]
         assert name in locked | {"akashllm"}, name
     server = set(re.findall(r"^([a-z0-9-]+)==", render_image("vllm")["requirements.lock"], re.MULTILINE))
