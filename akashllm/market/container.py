@@ -36,10 +36,15 @@ from akashllm.market.container_spec import (
 from akashllm.market.container_state import lines_of, standing_of
 from akashllm.market.local_files import Lodging, Ordered, lodgings, new_lodging
 from akashllm.market.lodger import HOST, now, only_service, port_for
+from akashllm.market.logfile import read_tail
 from akashllm.sdl import load, manifest_json
 from akashllm.state.private import read_private, write_private
 
 PROVIDER = "this-docker"
+_LINES, _LINE = 2, 300
+"""Of its output in a reason: lines, and characters of each."""
+
+_KEPT_LINES = 2000
 _PORT = "port"
 """File of an order that has been leased."""
 
@@ -111,17 +116,27 @@ class ContainerMarket:
             return Standing(dseq=dseq, state="open", since=order.created_at)
         with self._engine() as engine:
             found = self._container(engine, dseq) if dseq.isdigit() else None
-        if order is None and found is None:
-            return Standing(dseq=dseq, state="closed", reason="this machine has no such deployment")
-        return standing_of(dseq, found, f"http://{HOST}:{port}" if port else None, PROVIDER)
+            if order is None and found is None:
+                return Standing(dseq=dseq, state="closed", reason="this machine has no such deployment")
+            standing = standing_of(dseq, found, f"http://{HOST}:{port}" if port else None, PROVIDER)
+            if found is None or not standing.reason:
+                return standing
+            said = " / ".join(line[:_LINE] for line in _output(engine, found, _LINES) if line.strip())
+            return replace(
+                standing, reason=f"{standing.reason}; it said last: {said}" if said else standing.reason
+            )
 
     def logs(self, dseq: str, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
-        """The container's output; there is none of a deployment that was closed, as at a provider."""
+        """The container's output; of one that was closed its end, which was kept."""
+        kept = Lodging(self.root / dseq).log
+        if dseq.isdigit() and kept.exists():
+            yield from (LogLine(service="llm", text=text) for text in read_tail(kept, tail))
+            return
         with self._engine() as engine:
             found = self._container(engine, dseq)
             if found is None:
                 raise MarketError(
-                    "there is no container of this deployment", hint="its log ended with it; `akashllm list`"
+                    "there is no container of this deployment", hint="`akashllm list` shows what is"
                 )
             service = str(found["Config"]["Labels"].get("akashllm.service", "llm"))
             pieces = engine.api.logs(
@@ -154,6 +169,7 @@ class ContainerMarket:
             return
         if order is None or not order.closed_at:
             with self._engine() as engine:
+                self._keep_log(engine, lodging)
                 self._remove(engine, dseq)
                 for volume in volumes_of(engine, self._home, dseq):
                     engine.api.remove_volume(volume, force=True)
@@ -246,6 +262,13 @@ class ContainerMarket:
             return None
         return found if found["Config"]["Labels"].get(HOME) == self._home else None
 
+    def _keep_log(self, engine: DockerEngine, lodging: Lodging) -> None:
+        """The end of its output, which goes with the container."""
+        found = self._container(engine, lodging.dseq)
+        if found is not None and lodging.directory.is_dir():
+            lines = _output(engine, found, _KEPT_LINES)
+            write_private(lodging.log, "".join(f"{line}\n" for line in lines))
+
     def _remove(self, engine: DockerEngine, dseq: str) -> None:
         found = self._container(engine, dseq)
         if found is None:
@@ -255,6 +278,11 @@ class ContainerMarket:
             engine.api.remove_container(found["Id"], v=True, force=True)
         except NotFound:
             return
+
+
+def _output(engine: DockerEngine, found: dict[str, Any], lines: int) -> list[str]:
+    """The last lines of a container."""
+    return list(lines_of([engine.api.logs(found["Id"], tail=lines)]))
 
 
 def _port(lodging: Lodging) -> int | None:

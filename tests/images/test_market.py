@@ -170,6 +170,23 @@ def test_this_machine_runs_the_manifest_in_a_container(
     assert here("close", container["name"], "--yes").code == 0
     assert ours(docker_engine) == []
     assert here("list", "--json").document["deployments"] == []
+    assert "/v1/chat/completions" in here("logs", container["name"]).out
+
+
+def test_what_can_never_run_says_why_and_is_removed(
+    here: Run, built: BuiltImage, docker_engine: DockerEngine, tmp_path: Path
+) -> None:
+    """A service that dies at every start: its last words are the reason, its log stays, nothing else does."""
+    sdl = here("deploy", "--market", "docker", "--image", built.pinned, "--dry-run", "--json").document["sdl"]
+    file = tmp_path / "broken.yaml"
+    file.write_text(sdl.replace("AKASHLLM_CONTEXT=2048", "AKASHLLM_CONTEXT=many"))
+    said = here("deploy", "--market", "docker", "--sdl", str(file), "--json")
+
+    assert said.code == 5
+    assert "AKASHLLM_CONTEXT" in said.error["message"]
+    assert ours(docker_engine) == []
+    assert "AKASHLLM_CONTEXT" in here("logs", "broken").out
+    assert here("close", "broken", "--yes").code == 0
 
 
 def test_a_service_that_dies_is_started_again_and_counted(
