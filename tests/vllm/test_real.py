@@ -6,7 +6,11 @@ All of them are in this one file, so that one worker starts one vLLM: it takes h
 from __future__ import annotations
 
 import asyncio
+import inspect
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -19,11 +23,12 @@ import pytest
 
 from akashllm.errors import BadRequest, ContextOverflow, Unsupported
 from akashllm.server.domain import ChatPrompt, Embedding, TokenPrompt, ToolChoice
+from akashllm.server.engines import framed
 from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 from akashllm.server.engines.vllm.engine import VllmEngine
 from akashllm.server.settings import Settings
-from tests.engine import test_answers, test_constraints, test_limits
-from tests.engine.ask import Reply, ask, run, say, text
+from tests.engine import test_answers, test_company, test_constraints, test_limits
+from tests.engine.ask import Reply, ask, run, say, text, until
 from tests.ollama import test_client as ollama_client
 from tests.ollama import test_engine as ollama_engine
 from tests.openai import test_engine as openai_engine
@@ -159,6 +164,28 @@ class TestConstraints:
     """Structured output."""
 
 
+class TestCompany:
+    """Many at once."""
+
+    async def test_a_slow_reader_loses_nothing(
+        self, engine: real.Across, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A reader that is held and let go on has the whole answer in the end."""
+        monkeypatch.setattr(framed, "HIGH_WATER", 64)
+        request = say("Count to 30.", ignore_eos=True, max_tokens=300)
+        whole = await run(engine, request)
+        again = await run(engine, request)
+        assert (again.text, again.reason) == (whole.text, "length")
+
+    async def test_what_is_cancelled_is_aborted(self, running: tuple[str, real.Across, VllmEngine]) -> None:
+        """A request that is closed is vLLM's no longer: its cache is free again."""
+        _, across, inner = running
+        await run(across, say("Tell me a story.", ignore_eos=True, max_tokens=1500), tokens=3)
+        await until(lambda: inner.stats().running == 0)
+        await run(across, say("Hello", max_tokens=1))
+        await until(lambda: inner.stats().kv_used < 100)
+
+
 class TestLimits:
     """What does not fit."""
 
@@ -187,7 +214,31 @@ adopt(
     ),
 )
 adopt(TestConstraints, test_constraints)
+# Those that start an engine of their own are about llama.cpp's slots, one about the size of its steps.
+adopt(
+    TestCompany,
+    test_company,
+    without=(
+        "test_a_long_prompt_holds_up_nobody",
+        *(
+            name
+            for name, test in vars(test_company).items()
+            if name.startswith("test_") and "engine" not in inspect.signature(test).parameters
+        ),
+    ),
+)
 adopt(TestLimits, test_limits, without=("test_limits_of_embeddings",))
+
+
+def test_the_smoke_test_holds(running: tuple[str, Any, Any]) -> None:
+    """Every promise the smoke test knows is kept; embeddings, which this engine does not make, are skipped."""
+    command = [sys.executable, "-m", "akashllm", "smoke-test", running[0], "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    checks = json.loads(done.stdout)["results"]
+    assert (done.returncode, [one for one in checks if one["verdict"] == "broken"]) == (0, [])
+    held = {one["name"] for one in checks if one["verdict"] == "pass"}
+    assert {"chat", "stream", "json-schema", "tool-call", "seed", "usage", "overlong-prompt"} <= held
+    assert {one["verdict"] for one in checks if one["name"] == "embeddings"} == {"skipped"}
 
 
 async def test_greedy_answers_are_those_of_llama_cpp(engine: real.Across, made: files.Files) -> None:

@@ -105,14 +105,14 @@ class Child:
     async def _serve(self, order: Load) -> int:
         options = Options.unpack(order.options)
         launch.prepare_environment()
-        launch.check_machine(order, options)
+        vram = launch.check_machine(order, options)
         engine, counts = launch.start(order, options)
         from akashllm.server.engines.vllm.serving import Serving
 
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         threading.stack_size(_STACK)
-        self._serving = serving = await Serving.over(engine, counts, order, options)
+        self._serving = serving = await Serving.over(engine, counts, order, options, vram)
         await serving.warm_up()
         self._send(Ready(info=serving.info))
         Thread(target=self._read, name="orders", daemon=True).start()

@@ -70,28 +70,31 @@ class Machine:
     """What CUDA_VISIBLE_DEVICES lists, None if it is not set; `nvidia-smi` does not heed it."""
 
 
-def check(options: Options, weights: int, machine: Machine | None = None) -> None:
-    """Raises `Unfit` with the first thing that is wrong. `weights` are bytes on disk, 0 if unknown.
+def check(options: Options, weights: int, machine: Machine | None = None) -> int:
+    """Bytes of GPU memory that vLLM will take here. Raises `Unfit` with the first thing that is wrong.
+
+    `weights` are bytes on disk, 0 if unknown.
 
     A build of vLLM for processors needs nothing. With several nodes each looks at its own GPUs only.
     """
     machine = machine or Machine(smi=_smi, cuda=_cuda, shared=_shared, visible=_visible())
     cuda = machine.cuda()
     if cuda is None:
-        return
+        return 0
     gpus = _gpus(machine)
     _check_count(gpus, options)
     used = gpus[: options.gpus]
     _check_driver(used[0], cuda)
     for gpu in used:
         _check_compute(gpu, options)
-    _check_memory(machine, options, weights)
+    planned = _check_memory(machine, options, weights)
     shared = machine.shared()
     if options.gpus > 1 and shared < SHARED:
         raise Unfit(
             f"there are {shared // MIB} MiB in {_SHM}, through which {options.gpus} GPUs talk to each other: "
             "give it 1 GiB or more (shm in the SDL, --shm-size for docker run)"
         )
+    return planned
 
 
 def read(table: str) -> list[Gpu]:
@@ -168,8 +171,8 @@ def _check_compute(gpu: Gpu, options: Options) -> None:
         )
 
 
-def _check_memory(machine: Machine, options: Options, weights: int) -> None:
-    """Whether the weights fit, and whether what vLLM plans with is free: it refuses to start otherwise."""
+def _check_memory(machine: Machine, options: Options, weights: int) -> int:
+    """Bytes vLLM plans with on all GPUs. Raises `Unfit` unless they are free and hold the weights."""
     share = options.memory or SHARE
     waited = 0.0
     while True:
@@ -183,7 +186,7 @@ def _check_memory(machine: Machine, options: Options, weights: int) -> None:
                 )
         short = next((gpu for gpu in used if gpu.free < gpu.total * share), None)
         if short is None:
-            return
+            return round(sum(gpu.total for gpu in used) * share)
         if waited >= SETTLE:
             raise Unfit(
                 f"GPU {short.index} has {short.free / GIB:.1f} of {short.total / GIB:.1f} GiB free and vLLM "

@@ -44,10 +44,10 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def check_machine(order: Load, options: Options) -> None:
-    """See whether this machine can run it. Raises `Refusal`."""
+def check_machine(order: Load, options: Options) -> int:
+    """See whether this machine can run it: bytes of GPU memory it will take. Raises `Refusal`."""
     try:
-        facts.check(options, weights(Path(order.model)))
+        return facts.check(options, weights(Path(order.model)))
     except facts.Unfit as unfit:
         raise Refusal(str(unfit)) from unfit
 
@@ -130,8 +130,8 @@ def vocabulary_of(engine: Any) -> Vocabulary:
     return Vocabulary(engine.renderer.get_tokenizer(), config.get_vocab_size(), listed)
 
 
-def information(order: Load, engine: Any, vocabulary: Vocabulary, *, embeds: bool) -> ModelInfo:
-    """What is known of the model now that it runs."""
+def information(order: Load, engine: Any, vocabulary: Vocabulary, *, embeds: bool, vram: int = 0) -> ModelInfo:
+    """What is known of the model now that it runs. `vram`: bytes of GPU memory it took."""
     config = engine.model_config
     try:
         info = describe(Path(order.model), order.name)
@@ -145,6 +145,8 @@ def information(order: Load, engine: Any, vocabulary: Vocabulary, *, embeds: boo
         context=config.max_model_len,
         train_context=info.train_context or config.max_model_len,
         slots=order.slots,
+        memory=vram or info.size,
+        vram=vram,
         vocab_size=vocabulary.size,
         embedding_length=info.embedding_length or config.get_hidden_size(),
         capabilities=capabilities or (("embedding",) if embeds else ("completion",)),

@@ -79,14 +79,14 @@ class Serving:
         """When something last came from the engine."""
 
     @classmethod
-    async def over(cls, engine: Any, counts: Counts, order: Load, options: Options) -> Serving:
-        """Get to know what `engine` runs. Raises `Refusal`."""
+    async def over(cls, engine: Any, counts: Counts, order: Load, options: Options, vram: int) -> Serving:
+        """Get to know what `engine` runs in `vram` bytes of GPU memory. Raises `Refusal`."""
         tasks = await engine.get_supported_tasks()
         embeds = "generate" not in tasks
         if embeds and "embed" not in tasks:
             raise Refusal(f"this model neither generates text nor embeds it (vLLM says: {', '.join(tasks)})")
         vocabulary = launch.vocabulary_of(engine)
-        info = launch.information(order, engine, vocabulary, embeds=embeds)
+        info = launch.information(order, engine, vocabulary, embeds=embeds, vram=vram)
         return cls(engine, counts, vocabulary, info, options)
 
     async def warm_up(self) -> None:
