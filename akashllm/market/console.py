@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from akashllm.errors import MarketError, MarketUnavailable, MissingExtra, ProviderFailed
+from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
 from akashllm.market.base import (
     Balance,
     Bid,
@@ -115,13 +115,10 @@ class ConsoleMarket:
     def create_sealed(self, sdl: str, secrets: Mapping[str, str], *, reference: str) -> Created:
         """As `create`; where Console offers it, it gets the secrets sealed, and no manifest from here later."""
         filled = fill(sdl, secrets)
-        try:
-            sent = sealed_order(self.http, sdl, secrets)
-        except MissingExtra as error:
-            plain = self._create(filled, {"sdl": filled}, reference, None)
-            return replace(plain, note=f"{error.message}: Console sees them in the SDL ({error.hint})")
+        sent = sealed_order(self.http, sdl, secrets)
         if sent is None:
-            return self._create(filled, {"sdl": filled}, reference, None)
+            plain = self._create(filled, {"sdl": filled}, reference, None)
+            return replace(plain, note="this Console does not take sealed secrets: it sees them in the SDL")
         return replace(self._create(filled, sent, reference, None), manifest="")
 
     def _create(self, sdl: str, sent: Mapping[str, Any], reference: str, deposit: Decimal | None) -> Created:

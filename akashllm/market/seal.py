@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from akashllm.errors import MissingExtra, UsageError
+from akashllm.errors import UsageError
 from akashllm.market.console_errors import NotThere, nonsense
 from akashllm.market.console_http import ConsoleHttp
 from akashllm.market.console_read import data_of, items, mapping
@@ -85,13 +85,11 @@ def context_of(data: Any) -> Context:
 
 
 def seal(context: Context, sdl: str, values: Mapping[str, str], *, now: float) -> str:
-    """The JWE. Raises `UsageError` for what cannot be sealed, `MissingExtra` without the library for it."""
-    try:
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import padding, rsa
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-    except ImportError:
-        raise MissingExtra("secrets cannot be sealed here", hint="pip install cryptography") from None
+    """The JWE. Raises `UsageError` for what cannot be sealed."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     for name, value in values.items():
         if not _NAME.fullmatch(name) or len(json.dumps(value)) > MAX_VALUE:
             raise UsageError(
