@@ -21,6 +21,8 @@ class DeployRequest:
     gpu              market names (h100, rtx4090, ...), empty: any that fits
     nodes            machines that share one copy of the model (vLLM on Ray); replicas are whole copies
     max_price        US dollars an hour for everything
+    persistent       weights on a volume that outlives the container, where there are any to keep
+    manage           with an admin key, whose holder may pull, make and delete models
     parameters, layers, hidden, heads, kv_heads, head_size, vocab
                      figures of a model whose files cannot be read
     """
@@ -39,6 +41,7 @@ class DeployRequest:
     replicas: int = 1
     nodes: int = 1
     persistent: bool = True
+    manage: bool = False
     audited: bool = True
     image: str | None = None
     local: bool = False

@@ -70,6 +70,7 @@ def show(out: Out, outcome: Outcome, *, closes: int | None = None) -> None:
             "already_running": outcome.already,
             "url": row.url,
             "api_key": outcome.key,
+            **({"admin_key": outcome.admin} if outcome.admin else {}),
             "model": row.model,
             "engine": row.engine,
             "market": row.market,
@@ -92,6 +93,8 @@ def show(out: Out, outcome: Outcome, *, closes: int | None = None) -> None:
     out.line("")
     out.line(f"export URL={row.url}")
     out.line(f"export KEY={outcome.key}")
+    if outcome.admin:
+        out.line(f"export ADMIN_KEY={outcome.admin}   # `akashllm key {row.name} --admin` prints it again")
     out.line(curl)
     out.line("")
     out.line(f"SDL      {row.sdl_path}")

@@ -99,11 +99,13 @@ MaxPrice = Annotated[
     typer.Option("--max-price", help="US dollars an hour for everything.", show_default=False),
 ]
 Replicas = Annotated[int, typer.Option("--replicas", help="How many of it.")]
-Nodes = Annotated[
-    int, typer.Option("--nodes", help="Machines that share one copy of the model; vLLM only.")
-]
+Nodes = Annotated[int, typer.Option("--nodes", help="Machines that share one copy of the model; vLLM only.")]
 Image = Annotated[
     str | None, typer.Option("--image", help="Container image instead of ours.", show_default=False)
+]
+Manage = Annotated[
+    bool,
+    typer.Option("--manage", help="With an admin key too, to pull, make and delete models; llama.cpp only."),
 ]
 DeploymentName = Annotated[
     str | None,

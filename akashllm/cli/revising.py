@@ -15,7 +15,8 @@ from akashllm.cli.deploy import rendered
 from akashllm.cli.out import Out
 from akashllm.errors import UsageError
 from akashllm.market.base import Market
-from akashllm.market.order import API_KEY
+from akashllm.market.driver import ADMIN_FILE, new_key
+from akashllm.market.order import ADMIN_KEY, API_KEY
 from akashllm.market.updating import recorded_secrets
 from akashllm.plan import DeployRequest, Plan
 from akashllm.sdl import load, placeholders
@@ -100,6 +101,7 @@ def _planned(out: Out, plan: Plan, market: Market, wanted: Wanted) -> Plan:
             nodes=plan.nodes,
             image=wanted.image,
             local=not market.charges,
+            manage=ADMIN_KEY in plan.secrets and engine == "llamacpp",
         ),
         prices=prices(out, market),
     )
@@ -145,7 +147,7 @@ def _environment(plan: Plan, given: Sequence[str]) -> tuple[tuple[str, str], ...
         name, equals, value = entry.partition("=")
         if not equals or not name.isidentifier() or not name.isascii():
             raise UsageError("--env takes NAME=VALUE", hint="NAME= takes a variable away")
-        if name in plan.secrets or name in {API_KEY, "HF_TOKEN"}:
+        if name in plan.secrets or name in {API_KEY, ADMIN_KEY, "HF_TOKEN"}:
             raise UsageError(
                 f"{name} is a secret, and others can read a command's arguments",
                 hint="`akashllm key NAME --rotate` exchanges the key; other secrets come from the environment",
@@ -161,6 +163,9 @@ def known_secrets(store: Store, row: Deployment, old: str, new: str) -> dict[str
     path = store.home.directory(row.name, row.id) / "manifest.json"
     found = recorded_secrets(old, read_private(path)) if path.exists() else {}
     names = [name for name in placeholders(new) if name != API_KEY]
+    if ADMIN_KEY in names:
+        admin = store.home.directory(row.name, row.id) / ADMIN_FILE
+        found[ADMIN_KEY] = read_private(admin).strip() if admin.exists() else new_key("admin")
     found |= {name: os.environ[name] for name in names if name in os.environ}
     missing = [name for name in names if name not in found]
     if missing:

@@ -24,9 +24,10 @@ from akashllm.cli.progress import PlainProgress, shown
 from akashllm.cli.revising import Wanted, known_secrets, revised
 from akashllm.cli.taking import Bid, BidWait, Timeout
 from akashllm.cli.text import safe
-from akashllm.errors import AkashllmError, MarketError
+from akashllm.errors import AkashllmError, MarketError, UsageError
 from akashllm.market.base import Market
 from akashllm.market.changes import Changes, changes
+from akashllm.market.driver import ADMIN_FILE
 from akashllm.market.order import Order, Outcome
 from akashllm.market.updating import NEXT_KEY, Updater
 from akashllm.plan import Plan
@@ -54,6 +55,7 @@ Env = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, and do nothing.")]
 Rotate = Annotated[bool, typer.Option("--rotate", help="Exchange it for a new one.")]
+Admin = Annotated[bool, typer.Option("--admin", help="The key of who manages its models (--manage).")]
 Where = Annotated[bool, typer.Option("--where", help="Print the file that holds it, not the key.")]
 
 
@@ -148,6 +150,7 @@ def key(
     name: opt.Name,
     *,
     rotate: Rotate = False,
+    admin: Admin = False,
     where: Where = False,
     timeout: Timeout = 900.0,
     yes: opt.Yes = False,
@@ -158,8 +161,13 @@ def key(
     A new key is in force once the service answers to it and no longer to the old one; it restarts for that.
     """
     out = Out(json=json)
+    if admin and rotate:
+        raise UsageError("--rotate exchanges the key of clients", hint="leave --admin out")
     with recorded() as (store, markets):
         row = store.find(name)
+        if admin:
+            _print(out, row, _admin_file(store, row), "admin_key", where=where)
+            return
         path = store.home.directory(row.name, row.id) / "api-key"
         unfinished = path.with_name(NEXT_KEY)
         if rotate:
@@ -177,9 +185,22 @@ def key(
             out.talk(f"{row.name} answers to its new key, and to the old one no longer")
         elif unfinished.exists():
             out.talk(f"warning: an exchange of it was not finished: `akashllm key {row.name} --rotate` ends it")
-        secret = read_private(path).strip()
-    out.document({"name": row.name, "file": str(path), **({} if where else {"api_key": secret})})
+        _print(out, row, path, "api_key", where=where)
+
+
+def _print(out: Out, row: Deployment, path: Path, what: str, *, where: bool) -> None:
+    secret = read_private(path).strip()
+    out.document({"name": row.name, "file": str(path), **({} if where else {what: secret})})
     out.line(str(path) if where else secret)
+
+
+def _admin_file(store: Store, row: Deployment) -> Path:
+    path = store.home.directory(row.name, row.id) / ADMIN_FILE
+    if not path.exists():
+        raise UsageError(
+            f"{row.name} has no admin key: nobody manages its models", hint="one deployed with --manage has"
+        )
+    return path
 
 
 @dataclass(frozen=True, slots=True)

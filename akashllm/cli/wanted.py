@@ -31,6 +31,7 @@ def _request(
     replicas: opt.Replicas = 1,
     nodes: opt.Nodes = 1,
     image: opt.Image = None,
+    manage: opt.Manage = False,
 ) -> DeployRequest:
     return DeployRequest(
         model=model,
@@ -47,6 +48,7 @@ def _request(
         replicas=replicas,
         nodes=nodes,
         image=image,
+        manage=manage,
     )
 
 

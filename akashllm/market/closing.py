@@ -30,7 +30,7 @@ def end(store: Store, market: Market, row: Deployment, why: str) -> Deployment:
     if row.dseq:
         market.close(row.dseq)
     directory = store.home.directory(row.name, row.id)
-    for secret in ("api-key", "manifest.json", DOOR):
+    for secret in ("api-key", "admin-key", "manifest.json", DOOR):
         (directory / secret).unlink(missing_ok=True)
     return store.record(row.id, "close", "after", state="closed", reason=why)
 

@@ -19,7 +19,7 @@ from akashllm.errors import AkashllmError
 from akashllm.market import ordering, readying
 from akashllm.market.begin import row_for
 from akashllm.market.driver import Driver, Elsewhere, Work
-from akashllm.market.order import API_KEY, STEPS, Order, Outcome
+from akashllm.market.order import ADMIN_KEY, API_KEY, STEPS, Order, Outcome
 from akashllm.market.watching import IDLE
 from akashllm.sdl import fill
 from akashllm.state import Deployment
@@ -53,7 +53,7 @@ class Deployer(Driver):
         """
         name = order.plan.name
         # A secret that is missing is said before anything is begun.
-        fill(order.sdl, {API_KEY: "", **order.secrets})
+        fill(order.sdl, {API_KEY: "", ADMIN_KEY: "", **order.secrets})
 
         def waiting() -> None:
             self.progress.note(f"another command is deploying {name}: waiting for it")
@@ -61,12 +61,13 @@ class Deployer(Driver):
         with self.store.home.lock(name, waiting=waiting):
             row = row_for(self, order)
             if isinstance(row, Outcome):
-                return replace(row, deployment=self._kept(row.deployment, order))
+                kept = self._kept(row.deployment, order)
+                return replace(row, deployment=kept, admin=self.admin(kept, order))
             row = self._kept(row, order)
-            work = Work(order, row, self.key(row, order))
+            work = Work(order, row, self.key(row, order), self.admin(row, order))
             while work.row.step != "done":
                 self._step(work)
-            return Outcome(deployment=work.row, key=work.key, report=work.report)
+            return Outcome(deployment=work.row, key=work.key, admin=work.admin, report=work.report)
 
     def _kept(self, row: Deployment, order: Order) -> Deployment:
         """The row with what was asked for its later life."""

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
 from akashllm.market.base import Market, Standing
 from akashllm.market.clock import Clock, RealClock
-from akashllm.market.order import API_KEY, Choose, Order, Verdicts, Verify, cheapest
+from akashllm.market.order import ADMIN_KEY, API_KEY, Choose, Order, Verdicts, Verify, cheapest
 from akashllm.market.probe import Health, probe
 from akashllm.market.progress import Progress, Silent
-from akashllm.sdl import fill
+from akashllm.sdl import fill, placeholders
 from akashllm.state import Deployment, Store
 from akashllm.state.private import read_private, write_private
 
@@ -24,6 +24,9 @@ _POLL = 0.25
 POLL_REMOTE = 3.0
 FORWARD = 5.0
 """Percent that a model has to come forward for its wait to begin anew."""
+
+ADMIN_FILE = "admin-key"
+"""Where a deployment's admin key is kept, beside `api-key`."""
 
 _KEY_BYTES = 24
 ENDED = frozenset({"failed", "stopped", "closed"})
@@ -45,6 +48,7 @@ class Work:
     order: Order
     row: Deployment
     key: str = field(repr=False)
+    admin: str = field(default="", repr=False)
     report: Verdicts | None = None
 
     @property
@@ -56,7 +60,8 @@ class Work:
     @property
     def secrets(self) -> dict[str, str]:
         """Every value that a placeholder may ask for."""
-        return {**self.order.secrets, API_KEY: self.key}
+        keys = {API_KEY: self.key, ADMIN_KEY: self.admin}
+        return {**self.order.secrets, **{name: key for name, key in keys.items() if key}}
 
     def filled(self) -> str:
         """The SDL with its secrets."""
@@ -158,12 +163,20 @@ class Driver:
 
     def key(self, row: Deployment, order: Order) -> str:
         """The deployment's API key: the one it has, the one that was given, or a new one."""
-        path = self.store.home.directory(row.name, row.id) / "api-key"
+        return self._kept_key(row, "api-key", order.secrets.get(API_KEY) or new_key("ak"))
+
+    def admin(self, row: Deployment, order: Order) -> str:
+        """Likewise the key of who manages its models; empty where the SDL has no place for one."""
+        if ADMIN_KEY not in placeholders(order.sdl):
+            return ""
+        return self._kept_key(row, ADMIN_FILE, order.secrets.get(ADMIN_KEY) or new_key("admin"))
+
+    def _kept_key(self, row: Deployment, name: str, otherwise: str) -> str:
+        path = self.store.home.directory(row.name, row.id) / name
         if path.exists():
             return read_private(path).strip()
-        key = order.secrets.get(API_KEY) or f"ak-{secrets.token_urlsafe(_KEY_BYTES)}"
-        write_private(path, key + "\n")
-        return key
+        write_private(path, otherwise + "\n")
+        return otherwise
 
     def manifest_path(self, row: Deployment) -> Path:
         """Where the market's own manifest is kept until the lease has it."""
@@ -173,3 +186,8 @@ class Driver:
     def pause(self) -> float:
         """Seconds between two looks."""
         return POLL_REMOTE if self.market.charges else _POLL
+
+
+def new_key(prefix: str) -> str:
+    """A key that nobody can guess."""
+    return f"{prefix}-{secrets.token_urlsafe(_KEY_BYTES)}"

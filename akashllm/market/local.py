@@ -51,6 +51,7 @@ ENGINES = ("llamacpp",)
 BUNDLED = "tiny"
 
 _KEY = "AKASHLLM_API_KEY"
+_ADMIN = "AKASHLLM_ADMIN_KEY"
 _TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
 _COMING = ("hf.co/", "huggingface.co/", "hf://", "https://", "http://")
 """How models begin that the service fetches itself."""
@@ -228,7 +229,7 @@ class LocalMarket:
         env = environment(service)
         before = lodging.spec()
         port = self._port(before, keep=keep_port)
-        held = {_KEY: lodging.key, _TOKEN: lodging.token}
+        held = {_KEY: lodging.key, _ADMIN: lodging.admin, _TOKEN: lodging.token}
         secrets = {name: env.pop(name) for name in held if env.get(name)}
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         env = {
@@ -241,6 +242,9 @@ class LocalMarket:
         for name, secret in secrets.items():
             write_private(held[name], secret + "\n")
             env[f"{name}_FILE"] = str(held[name])
+        if _ADMIN in secrets:
+            # In a container the image says where; here it is where weights that were fetched lie, too.
+            env.setdefault("AKASHLLM_MODELS", str(_cache() / "models"))
         return RunSpec(
             argv=tuple(self.command),
             env=env,
@@ -320,3 +324,9 @@ def _check_service(env: Mapping[str, str]) -> None:
             f"the weights {model} are not on this machine",
             hint="give the path of a .gguf file with --model, or a repository as hf.co/user/repo:QUANT",
         )
+
+
+def _cache() -> Path:
+    """Where the service keeps what it fetches, if it is told nothing."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(named) if named.startswith("/") else Path.home() / ".cache") / "akashllm"

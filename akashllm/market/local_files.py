@@ -95,6 +95,11 @@ class Lodging:
         return self.directory / "api-key"
 
     @property
+    def admin(self) -> Path:
+        """The file that holds the key of who manages its models."""
+        return self.directory / "admin-key"
+
+    @property
     def token(self) -> Path:
         """The file that holds the token of the hub that the weights come from."""
         return self.directory / "hf-token"
@@ -155,7 +160,7 @@ class Lodging:
 
     def forget_secrets(self) -> None:
         """Remove everything that holds a secret; the logs stay."""
-        for path in (self.key, self.token, self.directory / "run.json"):
+        for path in (self.key, self.admin, self.token, self.directory / "run.json"):
             path.unlink(missing_ok=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from akashllm.state import Deployment
 STEPS = ("plan", "preflight", "create", "bids", "choose", "lease", "manifest", "ready", "smoke", "done")
 
 API_KEY = "AKASHLLM_API_KEY"
+ADMIN_KEY = "AKASHLLM_ADMIN_KEY"
 
 
 class Verdicts(Protocol):
@@ -43,7 +44,7 @@ class Verify(Protocol):
 class Order:
     """What to deploy.
 
-    secrets   values for the SDL's placeholders; an API key is made if none is given
+    secrets   values for the SDL's placeholders; an API key is made if none is given, an admin key likewise
     timeout   seconds for bids, and again for readiness
     attempts  providers that are tried, one after the other, where the market charges for them
     idle      hours without a request after which `watch` closes it; None: never
@@ -59,10 +60,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A deployment that has a URL. `already` says that it ran before it was asked for."""
+    """A deployment that has a URL. `already` says that it ran before it was asked for; `admin` may be empty."""
 
     deployment: Deployment
     key: str = field(repr=False)
+    admin: str = field(default="", repr=False)
     report: Verdicts | None = None
     already: bool = False
 

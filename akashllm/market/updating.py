@@ -26,8 +26,8 @@ from akashllm.errors import (
 from akashllm.market.base import SealsSecrets, Standing
 from akashllm.market.closing import close, end
 from akashllm.market.deploy import Deployer
-from akashllm.market.driver import ENDED
-from akashllm.market.order import API_KEY, Order, Outcome, Verdicts
+from akashllm.market.driver import ADMIN_FILE, ENDED
+from akashllm.market.order import ADMIN_KEY, API_KEY, Order, Outcome, Verdicts
 from akashllm.market.probe import answers_to
 from akashllm.plan import Plan
 from akashllm.sdl import environment, fill, is_placeholder, load, manifest_json, placeholders, with_variable
@@ -234,6 +234,8 @@ class Updater(Deployer):
         changes: dict[str, Any] = {"facts": facts, "reason": ""}
         if filled is not None:
             write_private(directory / "api-key", order.secrets[API_KEY] + "\n")
+            if ADMIN_KEY in order.secrets:
+                write_private(directory / ADMIN_FILE, order.secrets[ADMIN_KEY] + "\n")
             write_private(self.manifest_path(row), manifest_json(load(filled)).decode())
             write_private(Path(row.sdl_path or directory / "deploy.yaml"), order.sdl)
             plan = json.loads(json.dumps(order.plan.as_dict()))
@@ -263,6 +265,9 @@ class Updater(Deployer):
         sdl = read_private(Path(row.sdl_path or self._directory(row) / "deploy.yaml"))
         key = read_private(self._directory(row) / "api-key").strip()
         values = {**order.secrets, **recorded_secrets(sdl, self._manifest(row))}
+        admin = self._directory(row) / ADMIN_FILE
+        if admin.exists():
+            values[ADMIN_KEY] = read_private(admin).strip()
         return Order(plan=Plan.from_dict(row.plan), sdl=sdl, secrets={**values, API_KEY: key})
 
     def _unsealed(self, row: Deployment, order: Order) -> None:

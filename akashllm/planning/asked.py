@@ -58,6 +58,11 @@ def check(request: DeployRequest, catalog: Catalog) -> None:
     _whole("--replicas", request.replicas, 1, MAX_REPLICAS, "replicas")
     _whole("--nodes", request.nodes, 1, MAX_NODES, "nodes")
     _nodes(request)
+    if request.manage and request.engine != "llamacpp":
+        raise UsageError(
+            f"{request.engine} serves the model that was deployed, and no others",
+            hint="leave --manage out, or use --engine llamacpp",
+        )
     _whole("--parameters", request.parameters, 10_000, 10**13, "parameters")
     _whole("--layers", request.layers, 1, 1024, "layers")
     _whole("--kv-heads", request.kv_heads, 1, 1024, "KV heads")

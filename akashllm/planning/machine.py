@@ -122,9 +122,10 @@ def weights_url(source: ModelSource, quant: str) -> str:
     return f"hf.co/{source.repository}{revision}"
 
 
-def secrets(source: ModelSource) -> tuple[str, ...]:
-    """Names of the variables that are filled at deploy time."""
-    return ("AKASHLLM_API_KEY", "HF_TOKEN") if source.gated else ("AKASHLLM_API_KEY",)
+def secrets(source: ModelSource, *, manage: bool) -> tuple[str, ...]:
+    """Names of the variables that are filled at deploy time, sorted."""
+    admin = ("AKASHLLM_ADMIN_KEY",) if manage else ()
+    return (*admin, "AKASHLLM_API_KEY", *(("HF_TOKEN",) if source.gated else ()))
 
 
 def cpu_engine(engine: EngineName) -> bool:

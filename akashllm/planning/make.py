@@ -79,7 +79,7 @@ def make_plan(
         env=machine.environment(
             model, source, request, context=context, concurrency=concurrency, quant=sized.quant.name, gpus=count
         ),
-        secrets=machine.secrets(source),
+        secrets=machine.secrets(source, manage=request.manage),
         context=context,
         concurrency=concurrency,
         quant=sized.quant.name,

@@ -14,13 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
+from akashllm.digests import Sha256
 from akashllm.market.local import LocalMarket
 from akashllm.market.local_files import MARK, Lodging
 from akashllm.market.processes import Process, family
+from akashllm.models import TINY
 from akashllm.state import Home
 
 from .conftest import CANARY, Run, Said
@@ -127,6 +130,45 @@ def test_a_deployments_whole_life(here: Run, home: Home, monkeypatch: pytest.Mon
     assert here("logs", "one").code == 0
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
+
+
+def test_who_manages_models_has_a_key_of_their_own(
+    there: Run, here: Run, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--manage` ends in a second key, which makes models that the first one may use and not make."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    document = there(*DEPLOY, "--manage", "--json").document
+    url, key, admin = document["url"], document["api_key"], document["admin_key"]
+    assert admin != key
+    assert here("key", "one", "--admin").out == admin + "\n"
+    holders = [path for path, data in readable_files(home.root) if admin.encode() in data]
+    assert {path.name for path in holders} == {"admin-key", "manifest.json"}
+    assert {path.stat().st_mode & 0o777 for path in holders} == {0o600}
+    assert "AKASHLLM_ADMIN_KEY=${AKASHLLM_ADMIN_KEY}" in Path(document["sdl"]).read_text()
+
+    weights = TINY.read_bytes()
+    digest = str(Sha256.of(weights))
+
+    def post(path: str, with_key: str, **body: Any) -> int:
+        headers = {"Authorization": f"Bearer {with_key}"}
+        return requests.post(f"{url}{path}", headers=headers, timeout=60, **body).status_code
+
+    assert post(f"/api/blobs/{digest}", key, data=weights) == 403
+    assert post(f"/api/blobs/{digest}", admin, data=weights) == 201
+    made = {"model": "mine", "files": {"m.gguf": digest}, "stream": False}
+    assert post("/api/create", admin, json=made) == 200
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = {"model": "mine", "messages": question, "stream": False}
+    assert post("/api/chat", key, json=asked) == 200
+    assert (tmp_path / "cache/akashllm/models/manifests").is_dir()
+
+    again = here(*DEPLOY, "--manage", "--json").document
+    assert (again["already_running"], again["admin_key"]) == (True, admin)
+    assert here("key", "one", "--admin", "--rotate", "--json").code == 2
+    assert here("close", "one", "--yes").code == 0
+    assert [path for path, data in readable_files(home.root) if admin.encode() in data] == []
+    assert here(*DEPLOY, "--json", "--dry-run").code == 0
+    assert here("deploy", "--engine", "ollama", "--manage", "--dry-run", "--json").code == 2
 
 
 def test_the_key_is_nowhere_but_where_it_was_asked_for(

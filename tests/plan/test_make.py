@@ -67,6 +67,13 @@ def test_gated_weights_ask_for_a_token() -> None:
     assert "HF_TOKEN" not in plan(engine="llamacpp").secrets
 
 
+def test_managing_models_asks_for_a_second_key() -> None:
+    """`--manage` is a secret more, and only for the engine that has a store of models."""
+    assert plan(manage=True, engine="llamacpp").secrets == ("AKASHLLM_ADMIN_KEY", "AKASHLLM_API_KEY")
+    with pytest.raises(UsageError, match="no others"):
+        plan(manage=True, engine="vllm")
+
+
 def test_several_gpus_have_shared_memory() -> None:
     """Tensor parallelism gets /dev/shm; one GPU or another engine does not."""
     split = plan("llama3:70b", engine="vllm")
