@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp.llama_cpp as api
-import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from akashllm.gguf import read_header
 from akashllm.models import TINY
@@ -39,6 +39,16 @@ def grid(folder: Path) -> Files:
     return write_model(folder / "model.gguf"), write_grid_projector(folder / "mmproj.gguf")
 
 
+def reference(folder: Path, model: Path, projector: Path, text: str) -> NDArray[np.float64]:
+    """Log probabilities after the prompt, from a process that llama.cpp may have for itself."""
+    image, out = folder / "image.png", folder / "reference.npy"
+    image.write_bytes(PICTURE)
+    command = [sys.executable, "-m", "tests.vision.reference", *map(str, (model, projector, image, out))]
+    subprocess.run(command, input=text, text=True, check=True, capture_output=True)
+    found: NDArray[np.float64] = np.load(out)
+    return found
+
+
 @pytest.mark.parametrize("kind", [line, grid])
 async def test_the_numbers_are_libmtmds_own(tmp_path: Path, kind: Callable[[Path], Files]) -> None:
     """The first token's log probability is what llama.cpp's helper gives for the same prompt and image."""
@@ -46,7 +56,7 @@ async def test_the_numbers_are_libmtmds_own(tmp_path: Path, kind: Callable[[Path
     text = ChatTemplate(str(read_header(TINY).text("tokenizer.chat_template"))).render(
         [SYSTEM, Message(role="user", content="<__media__>\nx")]
     )
-    expected = await asyncio.to_thread(reference, model, projector, text)
+    expected = await asyncio.to_thread(reference, tmp_path, model, projector, text)
     engine = LlamaCppEngine(model, name="seeing:latest", projector=projector, slots=2)
     try:
         found = [
@@ -82,42 +92,6 @@ async def test_a_grid_keeps_its_place_in_company_and_cache(tmp_path: Path) -> No
     assert follow.cached_tokens >= usage.prompt_tokens - 8
 
 
-def reference(model: Path, projector: Path, text: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Log probabilities after a prompt with one image, as llama.cpp's own helper computes them."""
-    api.llama_backend_init()
-    loaded = api.llama_model_load_from_file(str(model).encode(), api.llama_model_default_params())
-    params = api.llama_context_default_params()
-    params.n_ctx = 2048
-    context = api.llama_init_from_model(loaded, params)
-    wanted = mtmd.mtmd_context_params_default()
-    wanted.warmup = False
-    sight = mtmd.mtmd_init_from_file(str(projector).encode(), loaded, wanted)
-    data = (ctypes.c_uint8 * len(PICTURE)).from_buffer_copy(PICTURE)
-    bitmap = mtmd.mtmd_helper_bitmap_init_from_buf(sight, data, len(PICTURE), False)
-    chunks = mtmd.mtmd_input_chunks_init()
-    said = mtmd.mtmd_input_text()
-    said.text, said.text_len, said.add_special, said.parse_special = (
-        text.encode(),
-        len(text.encode()),
-        False,
-        True,
-    )
-    bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
-    assert mtmd.mtmd_tokenize(sight, chunks, ctypes.byref(said), bitmaps, 1) == 0
-    past = api.llama_pos()
-    assert mtmd.mtmd_helper_eval_chunks(sight, context, chunks, 0, 0, 512, True, ctypes.byref(past)) == 0
-    size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(loaded))
-    logits = np.ctypeslib.as_array(api.llama_get_logits_ith(context, -1), (size,)).astype(np.float64)
-    mtmd.mtmd_input_chunks_free(chunks)
-    mtmd.mtmd_bitmap_free(bitmap)
-    mtmd.mtmd_free(sight)
-    api.llama_free(context)
-    api.llama_model_free(loaded)
-    peak = logits.max()
-    logs: np.ndarray[tuple[int], np.dtype[np.float64]] = logits - peak - np.log(np.exp(logits - peak).sum())
-    return logs
-
-
 async def test_a_large_image_is_scaled_to_what_a_step_takes(tmp_path: Path) -> None:
     """A projector that would make thousands of tokens of a photograph makes as many as fit one step."""
     model, projector = grid(tmp_path)
@@ -136,9 +110,12 @@ async def test_a_child_that_dies_while_it_looks_is_replaced(tmp_path: Path) -> N
     try:
         await engine.load()
         expected, _ = await answer(engine, question(shown(PICTURE, "x")))
-        asked = [asyncio.ensure_future(answer(engine, question(shown(PICTURE, "x")))) for _ in range(2)]
-        await asyncio.sleep(0)
         assert engine.pid is not None
+        # It stands still first: what has begun to answer would rightly end with an error.
+        os.kill(engine.pid, signal.SIGSTOP)
+        asked = [asyncio.ensure_future(answer(engine, question(shown(PICTURE, "x")))) for _ in range(2)]
+        while engine.stats().running < len(asked):  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
         os.kill(engine.pid, signal.SIGKILL)
         assert [text for text, _ in await asyncio.gather(*asked)] == [expected] * 2
         assert engine.stats().restarts == 1
