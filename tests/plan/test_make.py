@@ -74,6 +74,13 @@ def test_managing_models_asks_for_a_second_key() -> None:
         plan(manage=True, engine="vllm")
 
 
+def test_vllm_is_told_its_parsers() -> None:
+    """The catalogue's parsers go to vLLM, and to no other engine."""
+    env = dict(plan("qwen3:8b", engine="vllm").env)
+    assert (env["AKASHLLM_TOOL_PARSER"], env["AKASHLLM_REASONING_PARSER"]) == ("hermes", "qwen3")
+    assert not dict(plan("qwen3:8b", engine="llamacpp").env).keys() & {"AKASHLLM_TOOL_PARSER"}
+
+
 def test_several_gpus_have_shared_memory() -> None:
     """Tensor parallelism gets /dev/shm; one GPU or another engine does not."""
     split = plan("llama3:70b", engine="vllm")
