@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -239,11 +240,12 @@ async def test_a_child_that_dies_is_replaced(whisper: Path, tmp_path: Path, soun
     try:
         await engine.load()
         request = Transcription(id="1", model="tiny-whisper", path=str(file), format="wav")
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
         events = engine.transcribe(request)
         first = asyncio.ensure_future(anext(events))
         await until(lambda: engine.stats().running > 0)
-        assert engine.pid is not None
-        os.kill(engine.pid, 9)
+        os.kill(engine.pid, signal.SIGKILL)
         heard = [await first] + [event async for event in events]
         assert any(isinstance(event, Segment) for event in heard)
         assert engine.stats().restarts == 1
