@@ -100,6 +100,8 @@ def test_the_documents_example(tmp_path: Path) -> None:
             assert body["choices"][0]["finish_reason"] == "stop"
             assert body["usage"]["prompt_tokens_details"]["cached_tokens"] > 8
             state = client.get("/", headers=JSON).json()
+            assert client.get("/").json() == state
+            assert client.get("/", headers={"Accept": "text/plain"}).text == "Ollama is running"
             (instance,) = state["instances"]
             assert state["downloads"] == []
             assert instance["slots"] == {"total": 2, "used": 0}

@@ -40,6 +40,7 @@ from akashllm.server.wire.openai import (
     read_completion,
     read_embedding,
 )
+from akashllm.server.wire.openai.encoding import FINGERPRINT
 
 INFO = ModelInfo(name="tiny:latest", vocab_size=2000, capabilities=("completion", "tools", "insert"))
 CALL = ToolCall(id="call_1", name="get_weather", arguments='{"city":"Rome"}')
@@ -123,7 +124,7 @@ class TestChatAnswer:
                 "object": "chat.completion",
                 "created": 5,
                 "model": "tiny",
-                "system_fingerprint": None,
+                "system_fingerprint": FINGERPRINT,
                 "choices": [
                     {
                         "index": 0,
@@ -250,7 +251,7 @@ class TestChatStream:
         raw = b"".join(stream.feed(event) for event in events) + stream.end()
         head = (
             '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":5,"model":"tiny",'
-            '"system_fingerprint":null,"choices":[{"index":0,"delta":'
+            f'"system_fingerprint":"{FINGERPRINT}","choices":[{{"index":0,"delta":'
         )
         opened = ',"logprobs":null,"finish_reason":null}]}\n\n'
         assert raw.decode() == (
@@ -446,7 +447,7 @@ class TestCompletionStream:
         raw = b"".join(stream.feed(event) for event in events) + stream.end()
         head = (
             '{"id":"cmpl-1","object":"text_completion","created":5,"model":"tiny",'
-            '"system_fingerprint":null,"choices":[{"index":0,"text":'
+            f'"system_fingerprint":"{FINGERPRINT}","choices":[{{"index":0,"text":'
         )
         assert raw.decode() == (
             f'data: {head}"a","logprobs":null,"finish_reason":null}}]}}\n\n'

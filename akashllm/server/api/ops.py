@@ -48,11 +48,15 @@ _PAGE_HEADERS = {
 @router.api_route("/", methods=["GET", "HEAD"])
 @public
 async def root(request: Request) -> Response:
-    """Three answers to three kinds of client: a browser, one that asks for JSON, and everyone else."""
+    """Three answers to three kinds of client: a browser, one that asks for JSON, and everyone else.
+
+    Everyone else hears what Ollama says, or, where a configuration of lllms is served, what lllms says: JSON.
+    """
     accept = request.headers.get("accept", "").lower()
     if "text/html" in accept:
         return Response(_page(request), media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
-    if "application/json" in accept:
+    like_lllms = _runtime(request).settings.config and "text/plain" not in accept
+    if "application/json" in accept or like_lllms:
         runtime = _runtime(request)
         return _json(await overview.full(runtime) if authorised(request) else overview.brief(runtime))
     return Response(_GREETING, media_type="text/plain; charset=utf-8")

@@ -22,7 +22,7 @@ from akashllm.server.domain import (
 )
 from akashllm.server.wire.openai.answers import Collected, Counter, best
 from akashllm.server.wire.openai.call import Call, new_id, now
-from akashllm.server.wire.openai.encoding import DONE, encode, event
+from akashllm.server.wire.openai.encoding import DONE, FINGERPRINT, encode, event
 from akashllm.server.wire.openai.logprobs import chat_logprobs
 from akashllm.server.wire.openai.messages import read_messages
 from akashllm.server.wire.openai.reading import Fields, invalid
@@ -167,7 +167,7 @@ def chat_answer(call: ChatCall, collected: Collected) -> bytes:
             "object": "chat.completion",
             "created": call.created,
             "model": call.model,
-            "system_fingerprint": None,
+            "system_fingerprint": FINGERPRINT,
             "choices": choices,
             "usage": collected.counter.usage(),
         }
@@ -215,7 +215,7 @@ class ChatStream:
         self._head = (
             b'data: {"id":' + encode(call.id) + b',"object":"chat.completion.chunk","created":'
             + encode(call.created) + b',"model":' + encode(call.model)
-            + b',"system_fingerprint":null,"choices":['
+            + b',"system_fingerprint":' + encode(FINGERPRINT) + b',"choices":['
         )  # fmt: skip
         usage = b',"usage":null' if call.include_usage else b""
         self._tail = b"]" + usage + b"}\n\n"

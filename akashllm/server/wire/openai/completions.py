@@ -22,7 +22,7 @@ from akashllm.server.domain import (
 )
 from akashllm.server.wire.openai.answers import Choice, Collected, Counter, best
 from akashllm.server.wire.openai.call import Call, new_id, now
-from akashllm.server.wire.openai.encoding import DONE, encode, event
+from akashllm.server.wire.openai.encoding import DONE, FINGERPRINT, encode, event
 from akashllm.server.wire.openai.logprobs import TextLogprobs, join
 from akashllm.server.wire.openai.reading import Fields, invalid, wrong_type
 from akashllm.server.wire.openai.sampling import (
@@ -149,7 +149,7 @@ def completion_answer(call: CompletionCall, collected: Collected, texts: Sequenc
             "object": "text_completion",
             "created": call.created,
             "model": call.model,
-            "system_fingerprint": None,
+            "system_fingerprint": FINGERPRINT,
             "choices": choices,
             "usage": collected.counter.usage(),
         }
@@ -191,7 +191,7 @@ class CompletionStream:
         self._head = (
             b'data: {"id":' + encode(call.id) + b',"object":"text_completion","created":'
             + encode(call.created) + b',"model":' + encode(call.model)
-            + b',"system_fingerprint":null,"choices":['
+            + b',"system_fingerprint":' + encode(FINGERPRINT) + b',"choices":['
         )  # fmt: skip
         usage = b',"usage":null' if call.include_usage else b""
         self._tail = b"}]" + usage + b"}\n\n"
