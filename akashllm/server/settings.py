@@ -290,7 +290,7 @@ class Settings:
     revision: str = _setting(
         "",
         text(),
-        "what `/health` shows as `revision`: `akashllm update` sets it, to know an old container from a new one",
+        "what `/health` shows as `revision`: `akashllm update` sets it, to know a new container from an old",
         example="3f2a91c04b7e",
     )
 
