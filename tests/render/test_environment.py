@@ -111,7 +111,7 @@ def test_templates_see_plain_data_only(value: Any) -> None:
 def test_every_value_of_the_context_is_used() -> None:
     """What the templates of a deployment are given is what they read, no more."""
     read: set[str] = set()
-    for name in ("sdl.yaml.j2", "compose.yaml.j2"):
+    for name in ("sdl.yaml.j2", "mounts.yaml.j2", "resources.yaml.j2", "compose.yaml.j2"):
         tree = Environment(autoescape=True).parse((templates() / name).read_text().replace("|", "~"))
         read |= meta.find_undeclared_variables(tree)
     assert set(_context(plan())) <= read

@@ -184,7 +184,12 @@ def test_the_locks_cover_the_extras() -> None:
     files = render_image("llamacpp", cpu=True)
     locked = set(re.findall(r"^([a-z0-9-]+)==", "\n".join(files.values()), re.MULTILINE))
     for line in [*extras["server"], *extras["llamacpp"], *extras["whisper"]]:
-        name = re.split(r"[^a-z0-9-]", line, maxsplit=1)[0]
+        name = _named(line)
         assert name in locked | {"akashllm"}, name
     server = set(re.findall(r"^([a-z0-9-]+)==", render_image("vllm")["requirements.lock"], re.MULTILINE))
-    assert {re.split(r"[^a-z0-9-]", line, maxsplit=1)[0] for line in extras["server"]} <= server
+    assert {_named(line) for line in extras["server"]} <= server
+
+
+def _named(requirement: str) -> str:
+    """The package of a requirement, as locks spell it."""
+    return re.split(r"[^a-z0-9.-]", requirement, maxsplit=1)[0].replace(".", "-")
