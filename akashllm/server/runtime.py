@@ -111,7 +111,8 @@ class Runtime:
         return ModelNotFound(f"model '{name or ''}' not found", param="model", hint=self._known())
 
     def _known(self) -> str:
-        return f"this service serves {', '.join(self.serves())}"
+        more = ", and what /v1/models lists" if self.libraries else ""
+        return f"this service serves {', '.join(self.serves())}{more}"
 
     async def find(self, name: str | None) -> Served:
         """What a client means by a name, as it is now. Raises as `resolve`; nothing is loaded by it.

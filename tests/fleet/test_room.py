@@ -279,8 +279,9 @@ async def test_a_deleted_model_is_gone() -> None:
     async with fleet(shelf) as found:
         await ask(found, "a")
         shelf.take("a")
-        with pytest.raises(ModelNotFound):
+        with pytest.raises(ModelNotFound) as gone:
             await ask(found, "a")
+        assert gone.value.hint == "this service serves tiny:latest, and what /v1/models lists"
         await until(lambda: shelf.engine("a").closed)
         assert len(found.residents()) == 1
 
