@@ -179,6 +179,7 @@ def test_curl_sends_what_espeak_says(listening: Listening, tmp_path: Path) -> No
 def test_the_model_is_listed(client: openai.OpenAI) -> None:
     """`/v1/models` has the transcribing model beside the others."""
     assert {"tiny", "tiny-whisper"} <= {model.id.removesuffix(":latest") for model in client.models.list()}
+    assert client.models.retrieve("tiny-whisper").id == "tiny-whisper"
 
 
 def test_what_was_transcribed_is_counted(http: httpx.Client, sound: bytes) -> None:

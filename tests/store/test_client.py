@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -234,12 +235,15 @@ def test_openais_listing_has_the_store_and_deletes_from_it(service: str, root: P
     model(root, "me/small:q8")
     with httpx.Client(base_url=service) as http:
         listed = [each["id"] for each in http.get("/v1/models").json()["data"]]
+        os.utime(root / "manifests/registry.ollama.ai/me/small/q8", (1_700_000_000, 1_700_000_000))
+        dates = [http.get("/v1/models").json()["data"][1], http.get("/v1/models/me/small:q8").json()]
         deleted = http.delete("/v1/models/me/small:q8")
         missing = http.delete("/v1/models/me/small:q8")
         deployed = http.delete("/v1/models/tiny")
         native = http.request("DELETE", "/api/delete", json={"model": "tiny"})
 
     assert listed == ["tiny", "me/small:q8"]
+    assert [one["created"] for one in dates] == [1_700_000_000, 1_700_000_000]
     assert deleted.json() == {"id": "me/small:q8", "object": "model", "deleted": True}
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
     assert (deployed.status_code, deployed.json()["error"]["code"]) == (403, "forbidden")

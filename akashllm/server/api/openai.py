@@ -106,13 +106,7 @@ async def embeddings(request: Request) -> Response:
 async def list_models(request: Request) -> Response:
     """Every name the service answers to, and those of its configuration and its store."""
     runtime = _runtime(request)
-    store: ModelStore | None = getattr(request.app.state, "store", None)
-    stored = await asyncio.to_thread(store.list) if store is not None else []
-    others = [(offer.name, _created(runtime)) for offer in await runtime.offers() if not offer.digest]
-    others += [(str(model.name), model.modified // 1_000_000_000) for model in stored]
-    hearing: Hearing | None = getattr(request.app.state, "hearing", None)
-    if hearing is not None and hearing.name not in runtime.serves():
-        others.append((hearing.name, _STARTED))
+    others = await _others(request)
     return _json(wire.models_answer(runtime.serves(), _created(runtime), runtime.engine.info.context, others))
 
 
@@ -122,8 +116,29 @@ async def retrieve_model(request: Request, name: str) -> Response:
     if not name:
         return await list_models(request)
     runtime = _runtime(request)
-    served = await _find(runtime, name)
-    return _json(wire.model_answer(name, _created(runtime), served.resident.info.context))
+    made = {wire.short(other).lower(): created for other, created in await _others(request)}
+    try:
+        served = await _find(runtime, name)
+    except ModelNotFound:
+        if (created := made.get(wire.short(name).lower())) is None:
+            raise
+        return _json(wire.model_answer(name, created))
+    deployed = served.name in runtime.serves()
+    created = _created(runtime) if deployed else made.get(wire.short(served.name).lower(), _STARTED)
+    return _json(wire.model_answer(name, created, served.resident.info.context))
+
+
+async def _others(request: Request) -> list[tuple[str, int]]:
+    """The models that were not deployed, with when each was made: configured, stored, and what transcribes."""
+    runtime = _runtime(request)
+    store: ModelStore | None = getattr(request.app.state, "store", None)
+    stored = await asyncio.to_thread(store.list) if store is not None else []
+    others = [(offer.name, _created(runtime)) for offer in await runtime.offers() if not offer.digest]
+    others += [(str(model.name), model.modified // 1_000_000_000) for model in stored]
+    hearing: Hearing | None = getattr(request.app.state, "hearing", None)
+    if hearing is not None and hearing.name not in runtime.serves():
+        others.append((hearing.name, _STARTED))
+    return others
 
 
 def _with_defaults(call: _Call, served: Served, body: Mapping[str, Any]) -> _Call:

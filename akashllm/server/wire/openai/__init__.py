@@ -13,7 +13,7 @@ from akashllm.server.wire.openai.completions import (
 )
 from akashllm.server.wire.openai.embeddings import EmbeddingCall, embedding_answer, read_embedding
 from akashllm.server.wire.openai.errors import error_body, error_event, error_object
-from akashllm.server.wire.openai.listing import model_answer, models_answer
+from akashllm.server.wire.openai.listing import model_answer, models_answer, short
 
 __all__ = [
     "Call",
@@ -34,4 +34,5 @@ __all__ = [
     "read_chat",
     "read_completion",
     "read_embedding",
+    "short",
 ]
