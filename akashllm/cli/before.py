@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,13 @@ def worth_paying_for(plan: Plan) -> None:
         )
 
 
-def with_image(out: Out, store: Store, plan: Plan, *, named: bool) -> Plan:
+def with_image(
+    out: Out, store: Store, plan: Plan, *, named: bool, without_volume: Callable[[], Plan] | None
+) -> Plan:
     """The plan with an image that a provider can pull, by digest; that of an earlier attempt stays.
+
+    A provider's volume belongs to root. Where the image does not start as root, the plan is the one that
+    `without_volume` makes; None: there is only this one, so it is said and no more.
 
     Raises `UsageError` where it is at no registry, is not for linux/amd64, or takes too long to pull.
     """
@@ -55,13 +60,34 @@ def with_image(out: Out, store: Store, plan: Plan, *, named: bool) -> Plan:
                 out.talk(
                     f"{row.name} keeps the image that it was ordered with; `akashllm update` takes another"
                 )
+            if plan.volume_gib and not row.plan.get("volume_gib") and without_volume is not None:
+                plan = without_volume()
             return replace(plan, image=earlier)
     found = pullable(plan.image, store.home, named=named)
     if found.warning:
         out.talk(f"warning: {found.warning}")
     size = "" if found.size is None else f", {found.size / 2**20:,.0f} MiB to download"
     out.talk(f"image    {found.image}{size}")
+    if plan.volume_gib and not found.as_root:
+        plan = _where_to_write(out, plan, found.as_root, without_volume)
     return replace(plan, image=found.image)
+
+
+def _where_to_write(
+    out: Out, plan: Plan, as_root: bool | None, without_volume: Callable[[], Plan] | None
+) -> Plan:
+    """The plan for an image that cannot be counted on to write to a provider's volume."""
+    fact, way = "volumes on Akash belong to root", "`akashllm build --own-volume` makes an image that owns them"
+    if as_root is None:
+        out.talk(f"warning: {fact}, and whom this image starts as cannot be read; {way}")
+        return plan
+    if without_volume is None:
+        out.talk(f"warning: {fact}, and this image starts as another user, who cannot write there; {way}")
+        return plan
+    plan = without_volume()
+    out.talk(f"volume   none: {fact}, and this image starts as another user; {way}")
+    out.talk(f"         weights lie on the container's own {plan.disk_gib} GiB, and come again after a restart")
+    return plan
 
 
 def question(plan: Plan, hours: int | None) -> str:

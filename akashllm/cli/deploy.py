@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from akashllm.cli import options as opt
@@ -150,8 +151,11 @@ def _deploy(
     dry_run: bool,
     yes: bool,
 ) -> None:
+    without_volume = None
     if written is None:
-        plan = planned(request, prices=prices(out, market))
+        today = prices(out, market)
+        plan = planned(request, prices=today)
+        without_volume = partial(planned, replace(request, persistent=False), prices=today)
         out.talks(explain(plan))
     else:
         plan = written.plan
@@ -161,12 +165,13 @@ def _deploy(
         return
     if market.charges:
         worth_paying_for(plan)
-    wish = wish_for(plan, taking.bid)
     with Store(home) as store:
         if market.charges:
-            found = with_image(out, store, plan, named=request.image is not None or written is not None)
+            named = request.image is not None or written is not None
+            found = with_image(out, store, plan, named=named, without_volume=without_volume)
             # A file is ordered as it stands: its image was only looked at.
             plan = found if written is None else plan
+        wish = wish_for(plan, taking.bid)
         order = Order(
             plan=plan,
             sdl=rendered(plan) if written is None else written.text,

@@ -73,14 +73,24 @@ def revised(out: Out, store: Store, row: Deployment, market: Market, wanted: Wan
             raise UsageError(f"{wanted.file} cannot be read", hint="give the path of an SDL") from error
         load(text, source=str(wanted.file))
         return plan, text
+    before = plan
     if wanted.plans_anew:
-        plan = _planned(out, plan, market, wanted)
-    image = _image(out, store, plan, market, wanted)
+        plan = _planned(out, before, market, wanted, persistent=bool(before.volume_gib) or not _fetches(before))
+    image, as_root = _image(out, store, plan, market, wanted)
+    if wanted.plans_anew and plan.volume_gib and as_root is False:
+        # The volume that it has may be its own by now; one of a new lease belongs to root.
+        plan = _planned(out, before, market, wanted, persistent=False)
+        out.talk("volume   none: volumes on Akash belong to root, and this image starts as another user")
     plan = dataclasses.replace(plan, image=image, env=_environment(plan, wanted.env))
     return plan, rendered(plan)
 
 
-def _planned(out: Out, plan: Plan, market: Market, wanted: Wanted) -> Plan:
+def _fetches(plan: Plan) -> bool:
+    """Whether its weights come from elsewhere, so that where they are kept was decided."""
+    return plan.model.kind not in {"bundled", "file"}
+
+
+def _planned(out: Out, plan: Plan, market: Market, wanted: Wanted, *, persistent: bool) -> Plan:
     """Planned anew; prices of the day change nothing where the machine stays the same."""
     word = plan.model.file if plan.model.kind == "file" else plan.model.alias
     engine = opt.engine_named(wanted.engine) if wanted.engine else plan.engine
@@ -101,6 +111,7 @@ def _planned(out: Out, plan: Plan, market: Market, wanted: Wanted) -> Plan:
             nodes=plan.nodes,
             image=wanted.image,
             local=not market.charges,
+            persistent=persistent,
             manage=ADMIN_KEY in plan.secrets and engine == "llamacpp",
         ),
         prices=prices(out, market),
@@ -111,28 +122,28 @@ def _planned(out: Out, plan: Plan, market: Market, wanted: Wanted) -> Plan:
     return made
 
 
-def _image(out: Out, store: Store, plan: Plan, market: Market, wanted: Wanted) -> str:
-    """The image that was named, by digest; else today's, where it is one of ours."""
+def _image(out: Out, store: Store, plan: Plan, market: Market, wanted: Wanted) -> tuple[str, bool | None]:
+    """The image that was named, by digest, else today's, where it is one of ours; whether it starts as root."""
     if not market.charges:
-        return wanted.image or plan.image
+        return wanted.image or plan.image, None
     from akashllm.images import pinned, pullable
 
     if wanted.image is None and wanted.env and not wanted.plans_anew:
-        return plan.image
+        return plan.image, None
     ours = wanted.image or _ours(plan)
     now = pinned(ours, store.home)
     if wanted.image is None and "@" in plan.image and now.partition("@")[0] != plan.image.partition("@")[0]:
-        return plan.image
+        return plan.image, None
     try:
         found = pullable(ours, store.home, named=wanted.image is not None)
     except UsageError as error:
         if wanted.image is not None:
             raise
         out.talk(f"{error.message}; the image stays as it is")
-        return plan.image
+        return plan.image, None
     if found.warning:
         out.talk(f"warning: {found.warning}")
-    return found.image
+    return found.image, found.as_root
 
 
 def _ours(plan: Plan) -> str:

@@ -20,11 +20,15 @@ than 40 checks, each 4 s and up to 15 s of jitter apart)."""
 
 @dataclass(frozen=True, slots=True)
 class Pullable:
-    """An image that a provider can have. `size` is what it downloads, in bytes; None: the registry is away."""
+    """An image that a provider can have. `size` is what it downloads, in bytes; None: the registry is away.
+
+    as_root   whether its container starts as root, to whom a provider's volumes belong; None: not known
+    """
 
     image: str
     size: int | None
     warning: str = ""
+    as_root: bool | None = None
 
 
 def pullable(image: str, home: Home, *, named: bool) -> Pullable:
@@ -52,7 +56,8 @@ def pullable(image: str, home: Home, *, named: bool) -> Pullable:
     if minutes * 60 > PULL_PATIENCE:
         raise UsageError(f"{words}, and {limit}", hint="name a smaller image with --image")
     warning = f"{words}; {limit}" if minutes * 60 > PULL_PATIENCE / 2 else ""
-    return Pullable(found if reference.digest else reference.pinned(remote.digest), remote.size, warning)
+    exact = found if reference.digest else reference.pinned(remote.digest)
+    return Pullable(exact, remote.size, warning, remote.as_root)
 
 
 def settle(image: str, home: Home, *, ask: bool) -> tuple[str, str]:
