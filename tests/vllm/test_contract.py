@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from akashllm.render.bases import VLLM
 from tests.vllm.conftest import ROOT, interpreter
 
 OURS = """
@@ -45,7 +46,7 @@ takes(AsyncLLM.from_vllm_config, "stat_loggers", "disable_log_stats")
 takes(AsyncLLM.generate, "prompt", "sampling_params", "request_id", "lora_request")
 takes(AsyncLLM.encode, "prompt", "pooling_params", "request_id")
 takes(AsyncLLM.shutdown, "timeout")
-takes(ParserManager.get_parser, "tool_parser_name", "reasoning_parser_name", "enable_auto_tools", "tokenizer")
+takes(ParserManager.get_parser, "tool_parser_name", "reasoning_parser_name", "enable_auto_tools")
 takes(StatLoggerBase.record, "scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx")
 takes(PoolingParams, "task", "use_activation")
 takes(StructuredOutputsParams, "json", "regex", "grammar")
@@ -73,3 +74,9 @@ def test_vllm_has_what_is_used() -> None:
     assert python is not None
     done = subprocess.run([str(python), "-c", THEIRS], capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_is_tested_is_what_the_image_has() -> None:
+    """One version of vLLM: that of the image's base is what `scripts/vllm-cpu` installs."""
+    script = (ROOT / "scripts/vllm-cpu").read_text()
+    assert f"VLLM_VERSION:-{VLLM}}}" in script

@@ -8,6 +8,7 @@ idea of the format.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,12 +90,14 @@ class Readers:
         self._options = options
         self._class: Any = None
         if options.tool_parser or options.reasoning_parser:
+            # From 0.32 on vLLM tells by the tokenizer which of a model's formats it is.
+            newer = "tokenizer" in inspect.signature(ParserManager.get_parser).parameters
             try:
                 self._class = ParserManager.get_parser(
                     tool_parser_name=options.tool_parser or None,
                     reasoning_parser_name=options.reasoning_parser or None,
                     enable_auto_tools=bool(options.tool_parser),
-                    tokenizer=tokenizer,
+                    **({"tokenizer": tokenizer} if newer else {}),
                 )
             except TypeError as error:
                 raise ValueError(str(error)) from error
