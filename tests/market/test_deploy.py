@@ -65,6 +65,22 @@ def test_another_plan_under_the_same_name_is_refused(store: Store, order: Order)
     assert market.calls.count("create") == 1
 
 
+def test_a_name_that_came_to_no_order_is_free_for_another_market(store: Store, order: Order) -> None:
+    """What a market refused before anything was ordered holds no name; what it has ordered does."""
+    elsewhere = ScriptedMarket(available=Decimal(0))
+    elsewhere.name = "elsewhere"
+    with pytest.raises(MarketError):
+        deployer(store, elsewhere).deploy(order)
+
+    outcome = deployer(store, ScriptedMarket()).deploy(order)
+
+    assert (outcome.deployment.market, outcome.deployment.state) == ("scripted", "active")
+    elsewhere.available = Decimal(5)
+    with pytest.raises(UsageError, match="is deployed on the market scripted"):
+        deployer(store, elsewhere).deploy(order)
+    assert "create" not in elsewhere.calls
+
+
 def count_of_changes(home: Home, order: Order) -> int:
     """How often a deployment that goes well writes to the record."""
     with MortalStore(home) as store:
