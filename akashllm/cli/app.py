@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -30,6 +30,7 @@ from akashllm.cli.crash import redacted, save_traceback
 from akashllm.cli.out import Interrupted, WithDocument, print_json
 from akashllm.cli.text import safe
 from akashllm.errors import AkashllmError, BadSdl, UsageError
+from akashllm.version import __version__
 
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
@@ -79,8 +80,20 @@ for _name, _command in COMMANDS:
     app.command(_name)(_command)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"akashllm {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
     """From a model's name to a private, verified endpoint on the Akash Network, or on this machine."""
 
 

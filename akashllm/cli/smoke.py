@@ -75,7 +75,11 @@ def smoke_test(
         )
     if not report.ok:
         raise WithDocument(
-            CheckFailed(f"{len(report.broken)} promises are broken", hint="each line above says which and why"),
+            CheckFailed(_broken(len(report.broken)), hint="each line above says which and why"),
             report.as_dict(),
         )
     out.document(report.as_dict())
+
+
+def _broken(number: int) -> str:
+    return "one promise is broken" if number == 1 else f"{number} promises are broken"

@@ -276,6 +276,12 @@ def test_help_names_the_environment(here: Run) -> None:
         assert f"AKASHLLM_{variable}" in here("serve", "--help").out
 
 
+def test_the_version_is_an_option_too(here: Run) -> None:
+    """`--version` says what the command `version` says."""
+    asked = here("--version")
+    assert (asked.code, asked.out) == (0, here("version").out)
+
+
 def test_every_command_has_json_and_a_line_of_help(here: Run) -> None:
     """--json is everywhere, and each command's first sentence stands in the list, whole."""
     overview = here("--help").out
