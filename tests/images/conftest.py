@@ -95,10 +95,11 @@ def docker_engine(docker_address: str) -> Iterator[DockerEngine]:
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """What `akashllm build --push --json` said, and the directory it remembers it in."""
+    """What `akashllm build --push --json` said, where it remembers it, and the command without the push."""
 
     document: dict[str, Any]
     home: Path
+    command: tuple[str, ...] = ()
 
     @property
     def pinned(self) -> str:
@@ -144,4 +145,4 @@ def built(
         )
         command += ["--wheelhouse", str(Path(wheel.stdout.strip().splitlines()[-1]).parent)]
     document = run_build([*command, "--push", "--repository", f"{registry}/me/akashllm"], environ)
-    return BuiltImage(document, home)
+    return BuiltImage(document, home, tuple(command))

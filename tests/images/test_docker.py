@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,16 @@ import requests
 from akashllm.digests import Sha256
 from akashllm.errors import ImageFailed, Unreachable
 from akashllm.images import Context, DockerEngine, Event, ImageReference, build, look, pinned, push, resolve
+from akashllm.models import TINY
 from akashllm.server.settings import PREFIX
 from akashllm.smoke import run as judge
 from akashllm.state import Home
-from tests.images.conftest import BASE, CANARY, ROOT, BuiltImage, free_port
+from tests.images.conftest import BASE, CANARY, ROOT, BuiltImage, free_port, run_build
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 KEY = "sk-container-0123456789abcdef"
+ADMIN = "sk-admin-0123456789abcdef"
 UID = 10001
 BUDGET = 270 << 20
 """Bytes of the image without a GPU, unpacked. It is 250 MiB now."""
@@ -54,10 +57,12 @@ class Container:
 
 
 @contextmanager
-def running(engine: DockerEngine, image: str, **host: Any) -> Iterator[Container]:
+def running(
+    engine: DockerEngine, image: str, *, environ: Mapping[str, str] | None = None, **host: Any
+) -> Iterator[Container]:
     """The service as a provider would run it, and stricter: nothing but /tmp and /data can be written."""
     port = free_port()
-    environ = {"API_KEY": KEY, "HOST": "127.0.0.1", "PORT": str(port)}
+    environ = {"API_KEY": KEY, "HOST": "127.0.0.1", "PORT": str(port), **(environ or {})}
     config = engine.api.create_host_config(
         network_mode="host", read_only=True, security_opt=["no-new-privileges"], **host
     )
@@ -226,18 +231,79 @@ def test_a_stop_is_clean(docker_engine: DockerEngine, container: Container) -> N
         assert "Traceback" not in other.logs()
 
 
+@pytest.fixture(scope="module")
+def owning(docker_address: str, docker_engine: DockerEngine, built: BuiltImage, registry: str) -> str:
+    """The same image, built and pushed with `--own-volume`: by digest, at its registry."""
+    environ = os.environ | {"DOCKER_HOST": docker_address, "AKASHLLM_HOME": str(built.home)}
+    document = run_build(
+        [*built.command, "--own-volume", "--tag", "root", "--push", "--repository", f"{registry}/me/akashllm"],
+        environ,
+    )
+    assert document["cached_steps"] > document["steps"] // 2
+    return str(document["pushed"]["pinned"])
+
+
+def test_a_registry_tells_which_image_owns_its_volume(built: BuiltImage, owning: str) -> None:
+    """The usual image starts as nobody special, the one for a provider's volume as root."""
+    assert (look(built.pinned).user, look(built.pinned).as_root) == (f"{UID}:{UID}", False)
+    assert (look(owning).user, look(owning).as_root) == ("0:0", True)
+
+
+def test_on_a_volume_that_is_not_its_own_it_says_so_and_serves(
+    docker_engine: DockerEngine, built: BuiltImage, tmp_path: Path
+) -> None:
+    """What needs no volume works without one; models cannot be kept there, and the answer says why."""
+    tmp_path.chmod(0o755)
+    managed = {"ADMIN_KEY": ADMIN}
+    with running(
+        docker_engine, built.pinned, environ=managed, binds=[f"{tmp_path}:/data"], tmpfs={"/tmp": ""}
+    ) as other:
+        assert judge(other.url, api_key=KEY, model="tiny", only=("chat",)).ok
+        refused = upload(other.url)
+        said = other.logs()
+
+    assert (refused.status_code, "the model store does not let user 10001" in refused.text) == (500, True)
+    assert "`akashllm build --own-volume`" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_manages_models_keeps_them_on_the_volume(container: Container, docker_engine: DockerEngine) -> None:
+    """With an admin key the image has a store on its volume, empty at first: a model is made and used."""
+    image = container.engine.api.inspect_container(container.id)["Image"]
+    with running(docker_engine, image, environ={"ADMIN_KEY": ADMIN}, tmpfs={"/tmp": ""}) as other:
+        sent = upload(other.url)
+        made = requests.post(
+            f"{other.url}/api/create",
+            headers={"Authorization": f"Bearer {ADMIN}"},
+            json={"model": "mine", "files": {"m.gguf": str(Sha256.of(TINY.read_bytes()))}, "stream": False},
+            timeout=60,
+        )
+
+        assert (sent.status_code, made.status_code) == (201, 200)
+        assert judge(other.url, api_key=KEY, model="mine", only=("chat",)).ok
+        assert other.sh("ls /data/models")[1].split() == ["blobs", "manifests"]
+    assert upload(container.url, KEY).status_code == 403
+
+
+def upload(url: str, key: str = ADMIN) -> requests.Response:
+    """Send the bundled model to a service's store."""
+    weights = TINY.read_bytes()
+    return requests.post(
+        f"{url}/api/blobs/{Sha256.of(weights)}",
+        headers={"Authorization": f"Bearer {key}"},
+        data=weights,
+        timeout=60,
+    )
+
+
 def test_the_variant_for_a_provider_s_volume_drops_root_before_it_listens(
-    docker_engine: DockerEngine, built: BuiltImage, container: Container
+    docker_engine: DockerEngine, owning: str, tmp_path: Path
 ) -> None:
     """Started as root on a volume that is root's, it owns the volume, and serves as nobody special."""
-    image = container.engine.api.inspect_container(container.id)["Image"]
-    with Context({"Dockerfile": f"FROM {image}\nARG START_USER\nUSER 0:0\n".encode()}).tar() as archive:
-        list(
-            docker_engine.api.build(fileobj=archive, custom_context=True, tag="akashllm/llamacpp:root", rm=True)
-        )
-    with running(
-        docker_engine, "akashllm/llamacpp:root", tmpfs={"/tmp": "", "/data": "uid=0,mode=755"}
-    ) as other:
+    tmp_path.chmod(0o755)
+    assert tmp_path.stat().st_uid == 0
+    with running(docker_engine, owning, binds=[f"{tmp_path}:/data"], tmpfs={"/tmp": ""}) as other:
+        assert other.sh("touch /data/kept", user=str(UID))[0] == 0
         status = other.sh(
             "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline) in"
             " /opt/akashllm/bin/python*akashllm.server*) cat $p/status;; esac; done; stat -c %u /data"
@@ -247,6 +313,7 @@ def test_the_variant_for_a_provider_s_volume_drops_root_before_it_listens(
         assert re.search(r"(?m)^CapEff:\s+0+$", status)
         assert re.search(r"(?m)^CapBnd:\s+0+$", status)
         assert status.rstrip().endswith(str(UID))
+    assert (tmp_path / "kept").stat().st_uid == UID
 
 
 def test_the_same_context_is_not_built_twice(docker_engine: DockerEngine) -> None:
