@@ -22,7 +22,8 @@
     │   ├── MarketUnavailable        exit 8   no answer, too many requests, or maintenance: try later
     │   ├── NoBids                   exit 9   nobody bids, or no bid will do
     │   ├── BidGone                  exit 5   the bid that was to be taken is no longer open
-    │   └── ProviderFailed           exit 10  a provider failed, or is not who it says it is
+    │   ├── ProviderFailed           exit 10  a provider failed, or is not who it says it is
+    │   └── ConnectionLost           exit 11  the connection to a container broke while a command ran in it
     └── ServiceError                 HTTP     what the service answers (see `http_status`)
         ├── BadRequest               400
         │   ├── ContextOverflow      400      prompt and context sizes are both in the message
@@ -171,6 +172,12 @@ class ProviderFailed(MarketError):
     """A provider ended the lease, never started the service, or cannot prove who it is."""
 
     exit_code = 10
+
+
+class ConnectionLost(MarketError):
+    """The connection to a container broke while a command ran in it."""
+
+    exit_code = 11
 
 
 class ServiceError(AkashllmError):

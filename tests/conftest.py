@@ -9,11 +9,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from akashllm.models import TINY
+
+if TYPE_CHECKING:
+    from tests.screen import Sit
 
 settings.register_profile("akashllm", deadline=None, print_blob=True)
 settings.load_profile("akashllm")
@@ -21,6 +25,22 @@ settings.load_profile("akashllm")
 for name in [name for name in os.environ if name.startswith("AKASHLLM_")]:
     if name != "AKASHLLM_CACHE" and "SKIP" not in name:
         del os.environ[name]
+
+
+@pytest.fixture
+def sit() -> Iterator[Sit]:
+    """`sit("shell", "there")`: start a command on a terminal."""
+    from tests.screen import Screen
+
+    screens: list[Screen] = []
+
+    def start(*arguments: str) -> Screen:
+        screens.append(Screen(*arguments))
+        return screens[-1]
+
+    yield start
+    for screen in screens:
+        screen.close()
 
 
 @pytest.fixture(scope="session")

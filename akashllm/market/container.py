@@ -210,6 +210,18 @@ class ContainerMarket:
                 held.append(Held(dseq=dseq, state="running", reference=one["Labels"].get(REFERENCE)))
         return held
 
+    @contextmanager
+    def running(self, dseq: str) -> Iterator[tuple[DockerEngine, str]]:
+        """The engine, and the id of a deployment's container. Raises `MarketError` where it does not run."""
+        self._open(dseq)
+        with self._engine() as engine:
+            found = self._container(engine, dseq)
+            if found is None or found["State"]["Status"] != "running":
+                raise MarketError(
+                    "the container of this deployment does not run", hint="`akashllm status` says how it is"
+                )
+            yield engine, str(found["Id"])
+
     # --- parts --------------------------------------------------------------------------------------------
 
     @property

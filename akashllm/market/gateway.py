@@ -17,7 +17,9 @@ from urllib.parse import urlencode
 from akashllm.errors import MarketError, MissingExtra, ProviderFailed
 from akashllm.market.base import Lease, LogLine
 from akashllm.market.console_errors import cleaned
+from akashllm.market.gateway_shell import GatewaySession, shell_query
 from akashllm.market.gateway_tls import Published, Trusted, on_chain, trust
+from akashllm.market.shell import Tell, Terminal, checked, counted
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -28,24 +30,15 @@ Token = Callable[[Sequence[str]], str]
 _MAX_BYTES = 4 << 20
 _MAX_LINE = 1 << 20
 _SECONDS = 30.0
-
-STDOUT, STDERR, RESULT, FAILURE, STDIN = 100, 101, 102, 103, 104
-"""First byte of a shell's frames."""
+_PING = 20.0
+_GOODBYE = 1.0
+"""Seconds that the other side has for closing: nobody waits longer who has ended the view with Ctrl-C."""
 
 _CLOSED = {
     4000: "no container of this deployment is running",
     4001: "the provider does not know this lease",
     4002: "the provider's cluster cannot be reached now",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a command did."""
-
-    status: int
-    out: bytes
-    err: bytes
 
 
 @dataclass(slots=True)
@@ -100,34 +93,22 @@ class Gateway:
             words = f"{data.get('type', '')} {data.get('reason', '')}: {data.get('note', '')}"
             yield LogLine(service=cleaned(str(name)), text=words.strip())
 
-    def shell(self, lease: Lease, service: str, command: Sequence[str], *, stdin: bytes = b"") -> Ran:
-        """Run a command in a service's first container, without a terminal, and wait for its end."""
-        query = {
-            "service": service,
-            "podIndex": "0",
-            "tty": "0",
-            "stdin": str(int(bool(stdin))),
-            **{f"cmd{number}": word for number, word in enumerate(command)},
-        }
-        out, err = bytearray(), bytearray()
-        with self._socket(lease, "shell", "shell", query) as connection:
-            if stdin:
-                connection.send(bytes([STDIN]) + stdin)
-            for frame in connection:
-                if not isinstance(frame, bytes) or not frame:
-                    continue
-                kind, data = frame[0], frame[1:]
-                if kind == STDOUT:
-                    out += data[: max(0, _MAX_BYTES - len(out))]
-                elif kind == STDERR:
-                    err += data[: max(0, _MAX_BYTES - len(err))]
-                elif kind == RESULT:
-                    return Ran(_exit_status(data), bytes(out), bytes(err))
-                elif kind == FAILURE:
-                    raise self._broken(
-                        f"the command could not be run: {cleaned(data.decode(errors='replace'))}"
-                    )
-        raise self._broken("the command's end was never told")
+    def run(
+        self, lease: Lease, service: str, command: Sequence[str], tell: Tell, *, stdin: bytes | None = None
+    ) -> int:
+        """Run a command in a service's first container, without a terminal; its exit code."""
+        words = checked(command) if stdin is None else counted(checked(command), stdin)
+        asked = shell_query(service, words, tty=False, stdin=stdin is not None)
+        with self._socket(lease, "shell", "shell", asked, ping=None) as connection:
+            session = GatewaySession(connection)
+            session.watch()
+            return session.run(tell, stdin)
+
+    def attach(self, lease: Lease, service: str, command: Sequence[str], terminal: Terminal) -> int:
+        """Run a command on the terminal here; its exit code."""
+        asked = shell_query(service, checked(command), tty=True, stdin=True)
+        with self._socket(lease, "shell", "shell", asked) as connection:
+            return terminal.attach(GatewaySession(connection))
 
     def _frames(
         self, lease: Lease, what: str, scope: str, query: Mapping[str, str]
@@ -143,7 +124,13 @@ class Gateway:
 
     @contextmanager
     def _socket(
-        self, lease: Lease, what: str, scope: str, query: Mapping[str, str]
+        self,
+        lease: Lease,
+        what: str,
+        scope: str,
+        query: Mapping[str, str],
+        *,
+        ping: float | None = _PING,
     ) -> Iterator[ClientConnection]:
         try:
             from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -163,6 +150,8 @@ class Gateway:
                 additional_headers=self._headers(scope),
                 proxy=None,
                 open_timeout=_SECONDS,
+                ping_interval=ping,
+                close_timeout=_GOODBYE,
                 max_size=_MAX_LINE,
             ) as connection:
                 yield connection
@@ -207,11 +196,3 @@ def _refusal(status: int, body: bytes) -> str:
         data = None
     message = data.get("message") if isinstance(data, dict) else None
     return f"{status} {cleaned(str(message))}" if message else str(status)
-
-
-def _exit_status(data: bytes) -> int:
-    try:
-        code = json.loads(data).get("exit_code", 0)
-    except (ValueError, AttributeError, RecursionError):
-        return 1
-    return code if isinstance(code, int) else 1

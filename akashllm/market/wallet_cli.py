@@ -20,6 +20,8 @@ from typing import Literal, Protocol
 
 from akashllm.errors import MarketError
 from akashllm.market.console_errors import cleaned
+from akashllm.market.shell import Tell
+from akashllm.market.wallet_shell import Feed, Lend, feed, lend
 
 Name = Literal["provider-services", "akt"]
 
@@ -173,6 +175,8 @@ class Cli:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     run: Run = run
     stream: Stream = stream
+    feed: Feed = feed
+    lend: Lend = lend
 
     @property
     def env(self) -> dict[str, str]:
@@ -193,6 +197,18 @@ class Cli:
         """Its output as it comes."""
         self._installed()
         return self.stream([self.path, *words], self.env)
+
+    def fed(self, words: Sequence[str], tell: Tell, stdin: bytes | None) -> Ran:
+        """Run it with something to read; what it writes to stdout is told as it comes."""
+        self._installed()
+        status, err = self.feed([self.path, *words], self.env, tell, stdin)
+        return Ran(status, "", err)
+
+    def lent(self, words: Sequence[str]) -> Ran:
+        """Run it on the terminal here."""
+        self._installed()
+        status, err = self.lend([self.path, *words], self.env)
+        return Ran(status, "", err)
 
     def _installed(self) -> None:
         if not self.path:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from akashllm.errors import ProviderFailed
+from akashllm.errors import ConnectionLost, ProviderFailed
 from akashllm.market.base import Lease, LogLine
 from akashllm.market.console_errors import cleaned
-from akashllm.market.gateway import Ran
-from akashllm.market.wallet_cli import Cli
+from akashllm.market.shell import Tell, Terminal, checked, counted
+from akashllm.market.wallet_cli import Cli, Ran
 from akashllm.market.wallet_read import flowing
 from akashllm.market.wallet_words import Grammar, LeaseAt
 
-_SHELL_SECONDS = 600.0
 _STATUS = re.compile(r"exited with code (\d{1,3})\b")
+_BROKEN = re.compile(r"receiving from websocket|websocket: close")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +40,43 @@ class WalletGateway:
             words = f"{event.get('type', '')} {event.get('reason', '')}: {event.get('note', '')}"
             yield LogLine(service=cleaned(str(name)), text=words.strip())
 
-    def shell(self, lease: Lease, service: str, command: Sequence[str]) -> Ran:
-        """Run a command in a service's first container, without a terminal, and wait for its end.
+    def run(
+        self, lease: Lease, service: str, command: Sequence[str], tell: Tell, *, stdin: bytes | None = None
+    ) -> int:
+        """Run a command in a service's first container, without a terminal; its exit code.
 
-        The command's own word for a bad end is a sentence with the number in it (LeaseShell of its client).
+        What it writes to stderr comes at its end, as the command adds its own complaints there.
         """
-        words = self.grammar.shell(self._at(lease), service, command)
-        ran = self.cli(words, seconds=_SHELL_SECONDS)
-        if ran.status == 0:
-            return Ran(0, ran.out.encode(), ran.err.encode())
-        told = _STATUS.search(ran.words)
-        if told is None:
-            raise ProviderFailed(
-                f"the command could not be run: {ran.words or 'it took too long'}",
-                hint="the service itself may be well: `akashllm status` asks it",
-            )
+        words = checked(command) if stdin is None else counted(checked(command), stdin)
+        asked = self.grammar.shell(self._at(lease), service, words, stdin=stdin is not None)
+        ran = self.cli.fed(asked, tell, stdin)
+        status = _exit_status(ran)
         lines = [line for line in ran.err.splitlines(keepends=True) if not line.startswith("Error: ")]
-        return Ran(int(told[1]), ran.out.encode(), "".join(lines).encode())
+        tell("".join(lines).encode(), True)
+        return status
+
+    def attach(self, lease: Lease, service: str, command: Sequence[str], terminal: Terminal) -> int:
+        """Run a command on the terminal here, which is the command's for so long; its exit code."""
+        words = self.grammar.shell(self._at(lease), service, checked(command), tty=True, stdin=True)
+        with terminal.lent():
+            ran = self.cli.lent(words)
+        if ran.status == -signal.SIGINT:
+            raise KeyboardInterrupt
+        return _exit_status(ran)
 
     def _at(self, lease: Lease) -> LeaseAt:
         return LeaseAt(key=self.key, dseq=lease.dseq, provider=lease.provider, gseq=lease.gseq, oseq=lease.oseq)
+
+
+def _exit_status(ran: Ran) -> int:
+    """The command's own word for a bad end is a sentence with the number in it (LeaseShell of its client)."""
+    if ran.status == 0:
+        return 0
+    if told := _STATUS.search(ran.words):
+        return int(told[1])
+    if _BROKEN.search(ran.words):
+        raise ConnectionLost("the connection to the container broke; what ran in it may still run")
+    raise ProviderFailed(
+        f"the command could not be run: {ran.words or 'no reason is given'}",
+        hint="`akashllm status` says whether the service runs, and `akashllm events` why not",
+    )

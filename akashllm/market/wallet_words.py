@@ -104,8 +104,10 @@ class Grammar(Protocol):
         """What the provider's cluster tells."""
         ...
 
-    def shell(self, lease: LeaseAt, service: str, command: Sequence[str]) -> list[str]:
-        """Run a command in a container."""
+    def shell(
+        self, lease: LeaseAt, service: str, command: Sequence[str], *, tty: bool = False, stdin: bool = False
+    ) -> list[str]:
+        """Run a command in a container, on the terminal here and with its input where they are wanted."""
         ...
 
 
@@ -184,9 +186,12 @@ class ProviderServices:
         """`lease-events`."""
         return ["lease-events", *_lease(lease), *_followed(follow=follow, tail=None)]
 
-    def shell(self, lease: LeaseAt, service: str, command: Sequence[str]) -> list[str]:
+    def shell(
+        self, lease: LeaseAt, service: str, command: Sequence[str], *, tty: bool = False, stdin: bool = False
+    ) -> list[str]:
         """`lease-shell`."""
-        return ["lease-shell", *_lease(lease), "--", service, *command]
+        wanted = [*(["--tty"] if tty else []), *(["--stdin"] if stdin else [])]
+        return ["lease-shell", *_lease(lease), *wanted, "--", service, *command]
 
 
 class Akt:
@@ -259,9 +264,11 @@ class Akt:
         """`provider lease-events DSEQ`."""
         return ["provider", "lease-events", *_at(lease), *_JSON, *_followed(follow=follow, tail=None)]
 
-    def shell(self, lease: LeaseAt, service: str, command: Sequence[str]) -> list[str]:
-        """`provider lease-shell`, without a terminal."""
-        about = ["--service", service, "--tty=false", "--stdin=false"]
+    def shell(
+        self, lease: LeaseAt, service: str, command: Sequence[str], *, tty: bool = False, stdin: bool = False
+    ) -> list[str]:
+        """`provider lease-shell`."""
+        about = ["--service", service, f"--tty={str(tty).lower()}", f"--stdin={str(stdin).lower()}"]
         return ["provider", "lease-shell", *_lease(lease), *about, "--", *command]
 
 

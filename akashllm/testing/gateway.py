@@ -5,7 +5,6 @@ from __future__ import annotations
 import http
 import json
 import ssl
-import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
-from akashllm.market.gateway import FAILURE, RESULT, STDERR, STDIN, STDOUT
+from akashllm.market.gateway_shell import RESULT
 from akashllm.testing.certificates import Certificate, Signer
+from akashllm.testing.gateway_shell import RemoteCommand
 from akashllm.testing.market.replies import lease_status
 from akashllm.testing.market.world import Leased, World
 
@@ -50,6 +50,7 @@ class GatewayServer:
         self.signer = signer
         self.events = events
         self.asked: list[str] = []
+        self.commands: list[RemoteCommand] = []
         self._ending = threading.Event()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = min(newest_tls, ssl.TLSVersion.TLSv1_3)
@@ -76,6 +77,8 @@ class GatewayServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ending.set()
+        for command in self.commands:
+            command.kill()
         self._server.shutdown()
         self._thread.join()
 
@@ -140,26 +143,31 @@ class GatewayServer:
             connection.send(json.dumps(event))
 
     def _shell(self, connection: ServerConnection, dseq: str, leased: Leased, query: dict[str, str]) -> None:
-        del dseq, leased
-        given = b""
-        if query.get("stdin") == "1":
-            frame = connection.recv()
-            given = frame[1:] if isinstance(frame, bytes) and frame[:1] == bytes([STDIN]) else b""
-        command = [query[name] for name in sorted(query) if name.startswith("cmd")]
-        try:
-            done = subprocess.run(command, input=given, capture_output=True, timeout=20, check=False)
-        except OSError as error:
-            connection.send(bytes([FAILURE]) + str(error).encode())
+        del dseq
+        service = query["service"]
+        if service not in services(leased):
+            words = "remote command execute error: no such service exists with that name"
+            connection.send(bytes([RESULT]) + json.dumps({"exit_code": 0, "message": words}).encode())
             return
-        for kind, data in ((STDOUT, done.stdout), (STDERR, done.stderr)):
-            if data:
-                connection.send(bytes([kind]) + data)
-        connection.send(bytes([RESULT]) + json.dumps({"exit_code": done.returncode}).encode())
+        command = RemoteCommand(connection, query)
+        self.commands.append(command)
+        command.run()
+
+    def sever(self) -> None:
+        """Break every connection of a shell without a word, as a network does."""
+        for command in self.commands:
+            command.sever()
 
     def _lease(self, dseq: str) -> Leased | None:
         deployed = self.world.deployments.get(dseq)
         leases = deployed.leases if deployed else []
         return next((one for one in leases if one.provider.address == self.provider), None)
+
+
+def services(leased: Leased) -> set[str]:
+    """What runs under a lease, by its manifest."""
+    groups = json.loads(leased.manifest or "[]")
+    return {service["name"] for group in groups for service in group["services"]}
 
 
 def _json(status: int, body: Any) -> Response:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,93 +17,12 @@ from akashllm.market.console import ConsoleMarket
 from akashllm.market.console_http import ConsoleHttp
 from akashllm.market.console_journal import Journal
 from akashllm.market.console_key import ApiKey
-from akashllm.market.gateway import Gateway
 from akashllm.market.gateway_tls import CHAIN_VARIABLE, on_chain, trust
-from akashllm.plan import DeployRequest
-from akashllm.planning import make_plan
-from akashllm.render import render_sdl
-from akashllm.sdl import fill
 from akashllm.state import Home, Store
 from akashllm.testing.certificates import Certificate, Signer, self_signed
-from akashllm.testing.gateway import GatewayServer
-from akashllm.testing.market import MarketServer, PaperRunner, Provider, World
 from akashllm.testing.market.world import OWNER
 
-PROVIDER = "akash1provider"
-
-
-@dataclass
-class TalkingRunner(PaperRunner):
-    """Says a line for each time it is asked."""
-
-    said: list[str] = field(default_factory=lambda: ["one", "two", "three"])
-    then: list[str] = field(default_factory=list)
-    at_the_end: Callable[[], None] = lambda: None
-
-    def lines(self, dseq: str) -> Sequence[str]:
-        """What was said; one more each time, and something happens after the last."""
-        if self.then:
-            self.said.append(self.then.pop(0))
-        else:
-            self.at_the_end()
-        return list(self.said)
-
-
-@dataclass
-class Place:
-    """A market, its chain, and the gateway of its one provider."""
-
-    market: MarketServer
-    gateway: GatewayServer
-    signer: Signer
-    runner: TalkingRunner
-    dseq: str
-
-    @property
-    def lease(self) -> Lease:
-        """The lease that runs."""
-        return Lease(dseq=self.dseq, provider=PROVIDER)
-
-    def client(self, **changes: Any) -> Gateway:
-        """A client with good tokens."""
-
-        def token(scopes: Sequence[str]) -> str:
-            permission = {"provider": PROVIDER, "access": "scoped", "scope": list(scopes)}
-            leases = {"access": "granular", "permissions": [permission]}
-            return self.signer.mint({"owner": OWNER, "ttl": 60, "leases": leases})
-
-        return Gateway(**{"host_uri": self.gateway.host_uri, "provider": PROVIDER, "token": token, **changes})
-
-
-MakePlace = Callable[..., Place]
-
-
-@pytest.fixture
-def make_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePlace]:
-    """`make_place(presented=..., published=...)`: certificates the gateway shows and the chain knows."""
-    plan = make_plan(DeployRequest(model="tiny", engine="llamacpp", name="t"))
-    sdl = fill(render_sdl(plan), {"AKASHLLM_API_KEY": "k" * 20})
-    with ExitStack() as stack:
-
-        def make(
-            presented: Certificate | None = None,
-            published: Sequence[Certificate] | None = None,
-            **changes: Any,
-        ) -> Place:
-            signer, runner = Signer(), TalkingRunner()
-            presented = presented or self_signed(PROVIDER)
-            world = World(providers=[Provider(address=PROVIDER, runner=runner)])
-            market = stack.enter_context(MarketServer(world, mint=signer.mint))
-            gateway = stack.enter_context(GatewayServer(world, PROVIDER, presented, signer, **changes))
-            known = [presented] if published is None else published
-            world.certificates[PROVIDER] = [one.published for one in known]
-            world.providers[0].host_uri = gateway.host_uri
-            monkeypatch.setenv(CHAIN_VARIABLE, market.url)
-            deployed = world.create({"sdl": sdl})
-            world.lease(deployed.dseq, PROVIDER, deployed.manifest)
-            return Place(market, gateway, signer, runner, deployed.dseq)
-
-        yield make
+from .conftest import PROVIDER, MakePlace
 
 
 def test_a_self_signed_certificate_counts_if_the_chain_publishes_it(make_place: MakePlace) -> None:
@@ -225,17 +142,6 @@ def test_events_say_why_an_image_is_not_pulled(make_place: MakePlace) -> None:
     assert (event.service, event.text) == ("llm-0", "Warning Failed: image not found")
 
 
-def test_a_command_runs_inside(make_place: MakePlace) -> None:
-    """Input, both outputs and the exit status go through."""
-    place = make_place()
-    client = place.client()
-
-    ran = client.shell(place.lease, "llm", ["sh", "-c", "cat; echo oh >&2; exit 3"], stdin=b"hello")
-    assert (ran.status, ran.out, ran.err) == (3, b"hello", b"oh\n")
-    with pytest.raises(ProviderFailed, match="could not be run"):
-        client.shell(place.lease, "llm", ["/no/such/program"])
-
-
 @pytest.mark.parametrize("what", ["logs", "status"])
 def test_a_lease_that_is_gone_is_said_in_words(make_place: MakePlace, what: str) -> None:
     """The gateway's close codes and statuses become sentences."""
@@ -297,13 +203,13 @@ def test_the_market_finds_the_way_to_its_providers_logs(make_place: MakePlace, t
     assert place.market.broken == []
 
 
-def test_the_command_line_shows_logs_events_and_runs_commands(
+def test_the_command_line_shows_logs_and_events(
     make_place: MakePlace,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """`logs`, `events` and `shell` take the deployment's number."""
+    """`logs` and `events` take the deployment's number."""
     place = make_place(events=[("Normal", "Pulled", "image \x1b[31mpulled")])
     for name in list(os.environ):
         if name.startswith("AKASH_"):
@@ -322,5 +228,3 @@ def test_the_command_line_shows_logs_events_and_runs_commands(
     shown = capfd.readouterr().out
     assert "Pulled" in shown
     assert "\x1b" not in shown
-    assert run(["shell", place.dseq, "--", "sh", "-c", "echo in; exit 4"]) == 4
-    assert capfd.readouterr().out == "in\n"

@@ -55,6 +55,7 @@ class Place:
             environ={**ENVIRON, **(environ or {})},
             run=self.command.run,
             stream=self.command.stream,
+            feed=self.command.feed,
         )
         return WalletMarket(cli=cli, orders=self.orders, key=key, clock=Ticking())
 

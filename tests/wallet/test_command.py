@@ -217,13 +217,14 @@ def test_logs_events_and_shell_go_through_the_command(place: Place, store: Store
     ]
     gateway, lease = market.gateway(dseq)
     assert [line.text for line in gateway.events(lease)] == ["Warning BackOff: Back-off pulling image"]
-    good = gateway.shell(lease, "llm", ["printf", "%s", "-a"])
-    assert (good.status, good.out) == (0, b"-a")
-    bad = gateway.shell(lease, "llm", ["sh", "-c", "echo out; echo err >&2; exit 7"])
-    assert (bad.status, bad.out, bad.err.strip()) == (7, b"out\n", b"err")
+    told: list[tuple[bytes, bool]] = []
+    assert gateway.run(lease, "llm", ["printf", "%s", "-a"], lambda *piece: told.append(piece)) == 0
+    bad = ["sh", "-c", "echo out; echo err >&2; exit 7"]
+    assert gateway.run(lease, "llm", bad, lambda *piece: told.append(piece)) == 7
+    assert [piece for piece in told if piece[0]] == [(b"-a", False), (b"out\n", False), (b"err\n", True)]
     market.close(dseq)
     with pytest.raises(ProviderFailed, match="could not be run"):
-        gateway.shell(lease, "llm", ["true"])
+        gateway.run(lease, "llm", ["true"], lambda *_: None)
     with pytest.raises(MarketError, match="no provider runs"):
         market.gateway(dseq)
 

@@ -47,6 +47,7 @@ class Chain:
     uakt: int = 5_000_000
     page: int = 100
     told: Sequence[tuple[str, str, str]] = ()
+    reading: Sequence[str] = field(default=(), init=False)
 
     def address(self, key: str) -> str:
         """Of a key. Raises `Fail`."""
@@ -181,10 +182,13 @@ class Chain:
         )
 
     def shell(self, said: Said) -> str:
-        """Runs it here."""
+        """Runs it here; one that reads is handed to who asked, who has what it reads."""
         self.signer(said)
         self._running(said.flag("dseq"), said.flag("provider"))
         command = list(said.words if said.flag("service") else said.words[1:])
+        if said.flag("stdin", "false") == "true":
+            self.reading = command
+            return ""
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
         )

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from akashllm.market.choose import MILLIONTH
+from akashllm.market.shell import Tell
 from akashllm.market.wallet_cli import Ran
 from akashllm.testing.market.world import OWNER
 from akashllm.testing.market.world import Refused as WorldRefused
@@ -117,6 +118,20 @@ class FakeCommand(Chain):
         """As `run`, for what is followed; it ends where the stand-in has nothing more to say."""
         ran = self.run(argv, env, 0)
         yield from (ran.out[place : place + 7] for place in range(0, len(ran.out), 7))
+
+    def handed(self) -> list[str]:
+        """The command in a container that the last call left to whoever asked, once."""
+        command, self.reading = list(self.reading), ()
+        return command
+
+    def feed(
+        self, argv: Sequence[str], env: Mapping[str, str], tell: Tell, stdin: bytes | None
+    ) -> tuple[int, str]:
+        """Stands in for `wallet_shell.feed`, for what reads nothing."""
+        assert stdin is None
+        ran = self.run(argv, env, 0)
+        tell(ran.out.encode(), False)
+        return ran.status or 0, ran.err
 
     def _run(self, said: Said, trouble: Trouble | None) -> Ran:
         early = trouble if trouble is not None and trouble.moment == "before" else None
