@@ -9,6 +9,7 @@ import re
 from akashllm.catalog import Catalog
 from akashllm.errors import BadName, UsageError
 from akashllm.plan import DeployRequest
+from akashllm.planning.price import uact_block
 
 MAX_HOUR = 100.0
 """US dollars an hour for one replica. Eight B200 cost about 40: more is another unit, or a mistake."""
@@ -110,6 +111,11 @@ def _price(request: DeployRequest) -> None:
     if not math.isfinite(price) or price <= 0:
         raise UsageError(
             f"--max-price {shown(price)} is no price", hint="give US dollars an hour, such as 1.50"
+        )
+    if not uact_block(price / request.replicas / request.nodes):
+        raise UsageError(
+            f"--max-price {shown(price)} is less than the smallest price a bid can have",
+            hint="give US dollars an hour for everything, such as 1.50",
         )
     if price > MAX_HOUR * request.replicas * request.nodes:
         raise UsageError(
