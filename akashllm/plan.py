@@ -78,7 +78,7 @@ class ModelSource:
     """Where the weights come from: what the container is told, and what pins it."""
 
     alias: str
-    kind: Literal["bundled", "file", "gguf", "hf", "ollama"]
+    kind: Literal["bundled", "file", "gguf", "hf", "ollama", "ct2"]
     repository: str = ""
     file: str = ""
     revision: str = ""

@@ -83,6 +83,7 @@ def smoke_checks() -> str:
         "no-key-refused": summary(checks.no_key),
         "wrong-key-refused": summary(checks.wrong_key),
         "slow-first-token": summary(checks.slow_first_token),
+        "transcription": summary(checks.transcription),
     }
     words |= {name: summary(check) for name, check in checks.PER_DIALECT.items()}
     return table(("check", "promise"), ((f"`{name}`", words[name]) for name in CHECKS))

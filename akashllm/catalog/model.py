@@ -22,6 +22,8 @@ class Sources:
     hf_revision     full commit of that repository; empty: not known here, and nothing was made up
     gguf            repository of GGUF files on the hub, read by llama.cpp
     gguf_file       file name, `{quant}` standing for the quantisation
+    ct2             repository in CTranslate2's format, which faster-whisper reads beside llama.cpp
+    ct2_revision    full commit of that repository; empty: as above
     gguf_quants     quantisations that repository is known to hold; empty: the usual ones
     quantised       other repositories of the same model by quantisation, such as {"awq": "org/repo"}
     """
@@ -35,6 +37,8 @@ class Sources:
     gguf_file: str = ""
     gguf_revision: str = ""
     gguf_quants: tuple[str, ...] = ()
+    ct2: str = ""
+    ct2_revision: str = ""
     quantised: tuple[tuple[str, str], ...] = ()
 
     def repository_for(self, quant: str) -> str:

@@ -68,7 +68,7 @@ def _fold(name: str) -> str:
 def _haystack(model: Model) -> str:
     source = model.sources
     parts = (*model.names(), model.title, model.family, model.task, *model.modality, model.licence)
-    return " ".join((*parts, source.ollama, source.hf, source.gguf, model.tool_parser)).lower()
+    return " ".join((*parts, source.ollama, source.hf, source.gguf, source.ct2, model.tool_parser)).lower()
 
 
 @cache
@@ -79,7 +79,12 @@ def _index(catalog: Catalog) -> dict[str, Model]:
             if found.setdefault(_fold(name), model) is not model:
                 raise UsageError(f"models.toml: the name {name!r} stands in two entries")
     for model in catalog.models:
-        repositories = (model.sources.hf, model.sources.gguf, *dict(model.sources.quantised).values())
+        repositories = (
+            model.sources.hf,
+            model.sources.gguf,
+            model.sources.ct2,
+            *dict(model.sources.quantised).values(),
+        )
         for name in filter(None, (model.sources.ollama, *repositories)):
             found.setdefault(_fold(name), model)
     return found

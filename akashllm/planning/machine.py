@@ -15,6 +15,11 @@ PORT = 8000
 IMAGE_GIB = {"vllm": 20, "llamacpp": 6, "ollama": 8}
 """What a container of each engine may write outside its volume: caches, logs, compiled kernels."""
 
+SOUND_GIB = 1.5
+"""The longest recording a service takes by default, an hour: 110 MiB of samples, 220 MiB of them in 32 bits,
+and the short-time Fourier transform of all of it (201 complex numbers for each of 360,000 frames, some 550 MiB,
+beside its squares)."""
+
 SHM_GIB = 10
 """NCCL and PyTorch pass tensors between the GPUs' processes through /dev/shm, 64 MiB without a volume."""
 
@@ -34,7 +39,9 @@ class Machine:
     shm_gib: int
 
 
-def machine_for(need: Need, request: DeployRequest, source: ModelSource, *, gpus: int) -> Machine:
+def machine_for(
+    need: Need, request: DeployRequest, source: ModelSource, *, gpus: int, speech: bool = False
+) -> Machine:
     """The sizes for a need, rounded up to what people would write."""
     engine = request.engine
     weights = need.weights / GIB
@@ -45,6 +52,8 @@ def machine_for(need: Need, request: DeployRequest, source: ModelSource, *, gpus
     else:
         cpu = 2.0 if weights < 1 else 8.0 if weights < 8 else 16.0
         ram = 1 + need.total_gib * 1.1
+    if speech:
+        ram += SOUND_GIB
     stored = source.kind not in {"bundled", "file"}
     # A download is written once, in its place; the rest is for the file system and what lies beside it.
     store = math.ceil(weights * 1.25) + 2 if stored else 0
@@ -77,14 +86,14 @@ def environment(
 ) -> tuple[tuple[str, str], ...]:
     """The container's variables, sorted; see akashllm/server/settings.py for what each does."""
     values = {
-        "AKASHLLM_ENGINE": request.engine,
+        "AKASHLLM_ENGINE": "whisper" if source.kind == "ct2" else request.engine,
         "AKASHLLM_MODEL": weights_url(source, quant),
         "AKASHLLM_MODEL_NAME": served_name(model.alias),
-        "AKASHLLM_CONTEXT": str(context),
-        "AKASHLLM_CONCURRENCY": str(concurrency),
         "AKASHLLM_HOST": "0.0.0.0",  # noqa: S104 - inside the container; the key guards it
         "AKASHLLM_PORT": str(PORT),
     }
+    if source.kind != "ct2":
+        values |= {"AKASHLLM_CONTEXT": str(context), "AKASHLLM_CONCURRENCY": str(concurrency)}
     if gpus > 1:
         values["AKASHLLM_GPUS"] = str(gpus)
     if request.nodes > 1:

@@ -60,6 +60,7 @@ def make_plan(
     asked.check(request, catalog)
     market = prices if isinstance(prices, Prices) else Prices.from_console(prices) if prices else Prices.table()
     model, reference = find_model(request, catalog, lookup)
+    _check_speech(request, model)
     context, concurrency = _context(request, model), request.concurrency or _concurrency(request, model)
     on_gpu = _on_gpu(request, model)
     sized = _size(
@@ -67,7 +68,7 @@ def make_plan(
     )
     count = sized.choices[0].count if sized.choices else 0
     source = source_for(model, reference, request.engine, sized.quant.name)
-    host = machine.machine_for(sized.need, request, source, gpus=count)
+    host = machine.machine_for(sized.need, request, source, gpus=count, speech=model.task == "transcription")
     cap, where = _cap(request, sized.choices, market, host)
     warnings = [*sized.warnings, *_warnings(request, model, source.kind, sized.choices, market)]
     return Plan(
@@ -102,6 +103,31 @@ def make_plan(
     )
 
 
+def _check_speech(request: DeployRequest, model: Model) -> None:
+    """A Whisper hears 30 s at a time, and faster-whisper one recording."""
+    if model.task != "transcription":
+        return
+    if request.engine == "vllm":
+        raise UsageError(
+            "vLLM answers no recordings here",
+            hint="use --engine llamacpp, whose image serves a Whisper with faster-whisper",
+        )
+    if request.context not in {None, model.context}:
+        raise UsageError(f"{model.alias} transcribes: it has no context to choose", hint="leave --context out")
+    if (request.gpu_count or 1) > 1:
+        raise UsageError(
+            "faster-whisper, which transcribes in the llamacpp image, uses one GPU",
+            hint="leave --gpu-count out, and take --replicas for more recordings at once",
+        )
+    if (request.concurrency or 1) > 1:
+        raise UsageError(
+            "faster-whisper, which transcribes in the llamacpp image, takes one recording at a time",
+            hint="leave --concurrency out, and take --replicas for more at once",
+        )
+    if request.manage:
+        raise UsageError(f"{model.alias} is served alone", hint="leave --manage out")
+
+
 def _context(request: DeployRequest, model: Model) -> int:
     if request.context is None:
         return min(model.context, USUAL_CONTEXT)
@@ -114,6 +140,8 @@ def _context(request: DeployRequest, model: Model) -> int:
 
 
 def _concurrency(request: DeployRequest, model: Model) -> int:
+    if model.task == "transcription":
+        return 1
     if request.cpu_only and not model.cpu:
         return 2
     return USUAL_CONCURRENCY[request.engine]
@@ -270,12 +298,8 @@ def _warnings(
     found = []
     if kind == "file" and not request.local:
         found.append("the GGUF file is on this machine: it has to be built into the image to run elsewhere")
-    if model.task == "transcription":
-        found.append(
-            "vLLM answers no recordings here yet: serve a Whisper with AKASHLLM_ENGINE=whisper, or beside a "
-            "chat model with AKASHLLM_TRANSCRIBE_MODEL, in a llama.cpp image built with WHISPER=1"
-        )
-    if kind in {"gguf", "hf"} and not model.sources.hf_revision and not model.sources.gguf_revision:
+    pins = (model.sources.hf_revision, model.sources.gguf_revision, model.sources.ct2_revision)
+    if kind in {"gguf", "hf", "ct2"} and not any(pins):
         found.append("the weights are not pinned to a revision")
     if choices and not prices.live and not request.local and request.max_price is None:
         found.append("the market's prices were not read, those of a dated table are used")

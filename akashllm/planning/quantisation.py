@@ -12,6 +12,8 @@ from akashllm.sizing import GGUF, SAFETENSORS, Quant
 def quant_for(model: Model, engine: EngineName, asked: str | None, tag: str = "") -> Quant:
     """The quantisation of a plan; `tag` is one named with the model (`hf.co/org/repo:Q8_0`)."""
     wanted = asked or (tag if engine != "vllm" else "")
+    if model.task == "transcription" and engine == "llamacpp":
+        return _as_stored(model, wanted)
     usual = _usual(model, engine)
     table = SAFETENSORS if engine == "vllm" else {**GGUF, **_measured(model)}
     if not wanted:
@@ -35,6 +37,16 @@ def quant_for(model: Model, engine: EngineName, asked: str | None, tag: str = ""
             hint=f"it has {', '.join(model.sources.gguf_quants)}",
         )
     return quant
+
+
+def _as_stored(model: Model, wanted: str) -> Quant:
+    """Of a Whisper for faster-whisper: its repositories hold 16 bits, and processors compute in 8 of them."""
+    if wanted and wanted.lower() != "f16":
+        raise UsageError(
+            f"the quantisation: {model.alias} is not had in {shown(wanted)}",
+            hint="leave --quant out: the weights are stored in 16 bits, and a CPU computes with 8 by itself",
+        )
+    return GGUF["f16"]
 
 
 def _usual(model: Model, engine: EngineName) -> str:

@@ -117,6 +117,8 @@ def source_for(model: Model, reference: Reference | None, engine: EngineName, qu
             revision=source.gguf_revision,
             gated=model.gated and reference is not None,
         )
+    if engine == "llamacpp" and source.ct2:
+        return dataclasses.replace(base, kind="ct2", repository=source.ct2, revision=source.ct2_revision)
     if engine == "vllm" and source.hf:
         other = source.repository_for(quant)
         if other:
@@ -137,11 +139,11 @@ def engines_of(model: Model) -> tuple[EngineName, ...]:
     """The engines that have a source for this model."""
     source = model.sources
     found: list[EngineName] = []
-    if source.bundled or source.gguf:
+    if source.bundled or source.gguf or source.ct2:
         found.append("llamacpp")
     if source.ollama:
         found.append("ollama")
-    if source.hf:
+    if source.hf and model.task != "transcription":
         found.append("vllm")
     return tuple(found)
 

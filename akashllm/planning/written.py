@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +15,9 @@ from akashllm.sdl.types import Compute
 
 _GIB = 1 << 30
 _ENGINE = "AKASHLLM_ENGINE"
+_WHISPER = "whisper"
+_BESIDE: dict[EngineName, str] = {"llamacpp": _WHISPER}
+"""What else the image of an engine runs."""
 _BLOCKS = 600
 _MILLIONTH = 1_000_000
 _REGION = "location-region"
@@ -39,7 +42,7 @@ def plan_of(text: str, name: str | None, *, source: str) -> Plan:
     return Plan(
         name=name or _name(source),
         engine=engine,
-        model=ModelSource(alias=alias, kind=_kind(model, engine), repository=model),
+        model=ModelSource(alias=alias, kind=_kind(model, engine, env), repository=model),
         image=service.image,
         port=next((one.port for one in service.expose if any(to.is_global for to in one.to)), 0),
         env=tuple(sorted((key, value) for key, value in env.items() if key not in wanted)),
@@ -67,8 +70,9 @@ def plan_of(text: str, name: str | None, *, source: str) -> Plan:
 def _ours(sdl: Sdl, source: str) -> tuple[Service, dict[str, str], EngineName]:
     for service in sdl.services.values():
         env = environment(sdl, service.name)
+        said = env.get(_ENGINE)
         for engine in get_args(EngineName):
-            if env.get(_ENGINE) == engine and service.name in sdl.deployment:
+            if said in {engine, _BESIDE.get(engine)} and service.name in sdl.deployment:
                 return service, env, engine
     raise UsageError(
         f"no service of {source} says by {_ENGINE} which engine it runs",
@@ -103,7 +107,11 @@ def _shm(service: Service, compute: Compute) -> int:
     return sum(sizes[mount.volume] for mount in service.mounts if mount.path == _SHM) // _GIB
 
 
-def _kind(model: str, engine: EngineName) -> Literal["bundled", "file", "gguf", "hf", "ollama"]:
+def _kind(
+    model: str, engine: EngineName, env: Mapping[str, str]
+) -> Literal["bundled", "file", "gguf", "hf", "ollama", "ct2"]:
+    if env.get(_ENGINE) == _WHISPER:
+        return "file" if model.startswith("/") else "ct2"
     if model == "tiny":
         return "bundled"
     if engine == "ollama":

@@ -14,10 +14,12 @@ EXAMPLES: tuple[DeployRequest, ...] = (
     DeployRequest(model="llama3:70b", engine="vllm", name="vllm-llama3-70b", gpu_count=2),
     DeployRequest(model="deepseek-r1:671b", engine="vllm", name="vllm-deepseek-r1-2-nodes", nodes=2),
     DeployRequest(model="nomic-embed-text", engine="llamacpp", name="llamacpp-nomic-embed-text"),
+    DeployRequest(model="whisper", engine="llamacpp", name="llamacpp-whisper"),
     DeployRequest(model="llama3", engine="llamacpp", name="llamacpp-llama3-cpu", cpu_only=True),
     DeployRequest(model="llama3", engine="ollama", name="ollama-llama3-cpu", cpu_only=True),
 )
-"""Each engine with llama3, one 70B on several GPUs, an embedding model, two without a GPU."""
+"""Each engine with llama3, one 70B on several GPUs, one on two nodes, one that embeds, one that transcribes, and
+two without a GPU."""
 
 
 def repository_files() -> dict[str, str]:

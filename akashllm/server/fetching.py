@@ -18,13 +18,15 @@ from akashllm.server.models.registry import Registries
 from akashllm.server.models.source import Patience
 from akashllm.server.models.store import ModelStore
 from akashllm.server.models.weights import Choice, HubWeights, UrlWeights, Weights
+from akashllm.server.models.whispers import REPOSITORIES
 from akashllm.server.settings import PREFIX, Settings
 
 
 def weights_for(settings: Settings, *, choice: Choice = "gguf") -> Weights | None:
     """What AKASHLLM_MODEL names, if it has to be fetched; None for what is on this machine.
 
-    choice      what of a repository is needed: `folder` for vLLM, `vision` with an image projector
+    choice      what of a repository is needed: `folder` for vLLM, `whisper` for faster-whisper, `vision` with
+                an image projector
     Raises `UsageError` for a name that means nothing.
     """
     return None if settings.weights else weights_of(settings.model, settings, choice=choice)
@@ -53,8 +55,10 @@ def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Wei
     except BadName as error:
         raise UsageError(f"{PREFIX}MODEL: {error.message}", hint=error.hint) from error
     root = data_folder(settings)
-    if choice == "folder":
-        return _folder_of(origin, root, settings)
+    if choice == "whisper" and text in REPOSITORIES and not Path(text).exists():
+        origin = parse_origin(f"hf.co/{REPOSITORIES[text]}")
+    if choice in {"folder", "whisper"}:
+        return _folder_of(origin, root, settings, choice)
     match origin.kind:
         case "hub":
             return HubWeights(hub_of(settings), origin, root, choice)
@@ -66,16 +70,16 @@ def weights_of(text: str, settings: Settings, *, choice: Choice = "gguf") -> Wei
             return None
 
 
-def _folder_of(origin: Origin, root: Path, settings: Settings) -> Weights | None:
-    """What vLLM reads: a folder here, or a repository, which people also write as `org/repo`."""
+def _folder_of(origin: Origin, root: Path, settings: Settings, choice: Choice) -> Weights | None:
+    """What is read as a folder: one of this machine, or a repository, which people also write as `org/repo`."""
     if origin.kind == "library" and origin.name.count("/") == 1 and not Path(origin.name).exists():
         origin = parse_origin(f"hf.co/{origin.name}")
     if origin.kind == "url" or origin.file or origin.quant:
         raise UsageError(
-            f"{origin.shown} names one file, and this engine reads a repository of safetensors",
+            f"{origin.shown} names one file, and this engine reads a whole repository",
             hint=f"set {PREFIX}MODEL to hf.co/org/repo, or use the engine llamacpp for a GGUF file",
         )
-    return HubWeights(hub_of(settings), origin, root, "folder") if origin.kind == "hub" else None
+    return HubWeights(hub_of(settings), origin, root, choice) if origin.kind == "hub" else None
 
 
 def hub_of(settings: Settings) -> Hub:

@@ -24,11 +24,14 @@ from akashllm.server import logs, vllm
 from akashllm.server.app import create_app
 from akashllm.server.building import Files
 from akashllm.server.connection import patient
+from akashllm.server.domain import ModelInfo
 from akashllm.server.engine import Engine, Transcriber
-from akashllm.server.fetching import fetched, weights_for
+from akashllm.server.engines.fetched import FetchedTranscriber
+from akashllm.server.fetching import fetched, weights_for, weights_of
 from akashllm.server.fleet import configured_model, make_builder, read_settings
 from akashllm.server.hearing import served_name
 from akashllm.server.models.weights import Choice, HubWeights
+from akashllm.server.models.whispers import WEIGHTS
 from akashllm.server.settings import PREFIX, Settings
 
 logger = logging.getLogger(__name__)
@@ -131,7 +134,19 @@ def _build_whisper(settings: Settings, model: str, name: str) -> Transcriber:
         )
     from akashllm.server.engines.whisper.engine import WhisperEngine
 
-    return WhisperEngine(model, name=name, threads=settings.threads, gpu_layers=settings.gpu_layers)
+    def build(folder: Path) -> Transcriber:
+        return WhisperEngine(str(folder), name=name, threads=settings.threads, gpu_layers=settings.gpu_layers)
+
+    weights = weights_of(model, settings, choice="whisper")
+    if weights is not None:
+        info = ModelInfo(name=name, format="ctranslate2", family="whisper", capabilities=("transcription",))
+        return FetchedTranscriber(weights, build, name="whisper", info=info)
+    if not (Path(model) / WEIGHTS).is_file():
+        raise UsageError(
+            f"there is no Whisper in CTranslate2's format in the folder {model}",
+            hint="name a folder with model.bin, a repository such as Systran/faster-whisper-small, or a size",
+        )
+    return build(Path(model))
 
 
 def _build_remote(settings: Settings) -> Engine:

@@ -279,8 +279,8 @@ class Settings:
     transcribe_model: str = _setting(
         "",
         text(),
-        "a Whisper for `/v1/audio/transcriptions` beside the model: a folder in CTranslate2's format, or a "
-        "name that faster-whisper finds on the Hugging Face Hub; empty: none",
+        "a Whisper for `/v1/audio/transcriptions` beside the model: a folder or repository in CTranslate2's "
+        "format (`hf.co/org/repo`), or a size such as `small`; empty: none",
         example="/models/whisper",
     )
     transcribe_name: str = _setting(

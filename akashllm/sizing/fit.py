@@ -70,7 +70,12 @@ def unfit(gpu: Gpu, quant: Quant, engine: EngineName) -> str:
 
 
 def counts_for(model: Model, engine: EngineName) -> tuple[int, ...]:
-    """GPU counts over which the model can be split: its heads for vLLM, its layers for the others."""
+    """GPU counts over which the model can be split: its heads for vLLM, its layers for the others.
+
+    faster-whisper keeps a recording on one GPU.
+    """
+    if model.task == "transcription" and engine != "vllm":
+        return (1,)
     if engine == "vllm":
         return tuple(count for count in COUNTS if model.shape.heads % count == 0)
     return tuple(count for count in COUNTS if count <= model.shape.layers)

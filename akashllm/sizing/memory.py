@@ -14,6 +14,9 @@ MIB = 1024**2
 CACHE_BYTES = 2
 """llama.cpp, Ollama and vLLM keep keys and values in 16 bits unless told otherwise."""
 
+BEAMS = 5
+"""Transcripts faster-whisper follows at once, of which it keeps the best (its default `beam_size`)."""
+
 UBATCH = 512
 """llama.cpp's physical batch, `n_ubatch`."""
 
@@ -77,7 +80,7 @@ def cache_bytes(model: Model, context: int, concurrency: int, engine: EngineName
     shape = model.shape
     if shape.kind == "speech":
         # Cross attention remembers the whole audio, self attention the text.
-        tokens = context + shape.audio_positions
+        tokens = (1 if engine == "vllm" else BEAMS) * context + shape.audio_positions
         return shape.layers * shape.cache_values() * CACHE_BYTES * tokens * concurrency
     full, windowed = shape.cache_layers()
     kept = min(context, shape.window) * concurrency
@@ -93,8 +96,14 @@ def working_bytes(model: Model, engine: EngineName) -> int:
     llama.cpp: float32 logits and one hidden state for every token of the physical batch; for Llama 3 8B that
     is the 258.5 MiB its log prints as "CUDA0 compute buffer". vLLM: 16-bit activations of the widest layer for
     `max_num_batched_tokens`, and float32 logits with their sorted copy for `max_num_seqs`.
+    faster-whisper: the encoder's widest layer and attention scores with their softmax, in 32 bits. Measured
+    with the CUDA context for the Large v3 and its Turbo in 16 bits: 4521 and 2537 MB (faster-whisper,
+    issue 1030).
     """
     shape = model.shape
+    if shape.kind == "speech" and engine != "vllm":
+        sound = shape.audio_positions
+        return 4 * sound * (4 * shape.hidden + 2 * shape.ffn) + 8 * shape.heads * sound * sound
     inner = max(
         shape.ffn if not shape.experts or shape.dense_layers else 0, shape.expert_ffn * shape.experts_used
     )
@@ -125,9 +134,11 @@ def estimate(
     ]
     if cache:
         lines.append(
-            MemoryLine(what="KV cache", gib=_gib(cache), note=_cache_note(model, context, concurrency))
+            MemoryLine(what="KV cache", gib=_gib(cache), note=_cache_note(model, engine, context, concurrency))
         )
-    lines.append(MemoryLine(what="activations and logits", gib=_gib(working), note=_working_note(engine)))
+    lines.append(
+        MemoryLine(what="activations and logits", gib=_gib(working), note=_working_note(model, engine))
+    )
     lines.append(MemoryLine(what="engine", gib=_gib(fixed), note=_fixed_note(engine, gpu=gpu)))
     return Need(tuple(lines), weights, cache, working, fixed, shardable_cache=not model.shape.kv_rank)
 
@@ -136,12 +147,13 @@ def _gib(count: int) -> float:
     return round(count / GIB, 3)
 
 
-def _cache_note(model: Model, context: int, concurrency: int) -> str:
+def _cache_note(model: Model, engine: EngineName, context: int, concurrency: int) -> str:
     shape = model.shape
     full, windowed = shape.cache_layers()
     who = f"{concurrency} x {context} tokens"
     if shape.kind == "speech":
-        return f"{who} of text and {shape.audio_positions} of audio"
+        beams = "" if engine == "vllm" else f" in {BEAMS} beams"
+        return f"{who} of text{beams} and {shape.audio_positions} of audio"
     if shape.kv_rank:
         return f"{who}, {full} layers of {shape.cache_values()} compressed values"
     heads = f"{shape.kv_heads} KV heads of {shape.head_size}"
@@ -150,7 +162,9 @@ def _cache_note(model: Model, context: int, concurrency: int) -> str:
     return f"{who}, {full} layers, {heads}"
 
 
-def _working_note(engine: EngineName) -> str:
+def _working_note(model: Model, engine: EngineName) -> str:
+    if model.shape.kind == "speech" and engine != "vllm":
+        return "30 s of sound"
     return f"a batch of {VLLM_BATCHED_TOKENS if engine == 'vllm' else UBATCH} tokens"
 
 

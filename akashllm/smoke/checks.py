@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from akashllm.errors import Unreachable
+from akashllm.smoke import speech
 from akashllm.smoke.client import Client, clean
 from akashllm.smoke.dialects import Answer, Ask, BrokenPromise, Dialect, NotHere
 
@@ -38,6 +39,8 @@ class Target:
     client: Client
     model: str = ""
     expected: dict[str, str] = field(default_factory=dict)
+    mute: bool = False
+    """Whether the model transcribes and does nothing else."""
 
 
 def _told(answer: Answer, prompt: str) -> str:
@@ -243,6 +246,10 @@ PER_DIALECT: dict[str, Callable[[Target, Dialect], str]] = {
 }
 
 
+GENERAL = frozenset({"models-listed"})
+"""Checks of the dialects that do not ask the model anything, so that every service has to pass them."""
+
+
 # --- of the address, whatever the dialect ------------------------------------------------------------------
 
 
@@ -277,6 +284,16 @@ def _refused(target: Target, dialect: Dialect, key: str | None, how: str) -> str
     if reply.status == 200:
         raise BrokenPromise(f"a request {how} was answered: anyone can use this endpoint at your cost")
     raise BrokenPromise(f"a request {how} got {reply.status} instead of 401: {reply.said()}")
+
+
+def transcription(target: Target) -> str:
+    """A recording is transcribed from end to end, where the service transcribes."""
+    try:
+        return speech.transcribe(target.client)
+    except NotHere as error:
+        if target.mute:
+            raise BrokenPromise(f"the model does nothing but transcribe, and yet {error}") from error
+        raise
 
 
 def slow_first_token(target: Target) -> str:

@@ -144,9 +144,13 @@ class Client:
         raw: bytes | None = None,
         key: str | None = "",
         accept: str = "*/*",
+        kind: str = "application/json",
         timeout: float | None = None,
     ) -> Reply:
-        """One request. `key` "" is the client's own, None is none. Raises Unreachable when nothing answers."""
+        """One request; `kind` is the body's Content-Type. `key` "" is the client's own, None is none.
+
+        Raises Unreachable when nothing answers.
+        """
         limit = self.timeout if timeout is None else timeout
         headers = {
             "User-Agent": f"akashllm-smoke-test/{__version__}",
@@ -158,7 +162,7 @@ class Client:
             headers["Authorization"] = f"Bearer {secret}"
         data = raw if raw is not None else None if body is None else json.dumps(body).encode()
         if data is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = kind
         exchange = _Exchange(self.base + path, method, headers, data, limit, verify=not self.insecure)
         return exchange.result()
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from akashllm.errors import AkashllmError, Unreachable, UsageError
-from akashllm.smoke import checks
+from akashllm.smoke import checks, speech
 from akashllm.smoke.client import Client, base_url, clean
 from akashllm.smoke.dialects import BrokenPromise, Dialect, NotHere, Ollama, OpenAi
 from akashllm.smoke.report import Report, Result, Verdict
@@ -19,6 +19,7 @@ CHECKS: tuple[str, ...] = (
     "no-key-refused",
     "wrong-key-refused",
     *checks.PER_DIALECT,
+    "transcription",
     "slow-first-token",
 )
 """Every promise, in the order in which it is tried."""
@@ -100,7 +101,17 @@ class _Run:
         ):
             for dialect in dialects:
                 if name in self.wanted:
-                    self._keep(self._judge(name, dialect.name, partial(check, self.target, dialect)))
+                    self._keep(self._judge(name, dialect.name, self._applied(name, check, dialect)))
+        if "transcription" in self.wanted and any(dialect.name == "openai" for dialect in dialects):
+            self._keep(self._judge("transcription", "openai", lambda: checks.transcription(self.target)))
+
+    def _applied(
+        self, name: str, check: Callable[[checks.Target, Dialect], str], dialect: Dialect
+    ) -> Callable[[], str]:
+        """The check; of a model that only transcribes no answers are asked."""
+        if self.target.mute and name in checks.PER_DIALECT and name not in checks.GENERAL:
+            return _not_spoken
+        return partial(check, self.target, dialect)
 
     def _keep(self, result: Result) -> None:
         if result.name in self.wanted or result.verdict == "broken":
@@ -154,5 +165,10 @@ class _Run:
         self.target.model = model or (names[0] if names else "")
         bare = self.target.model.removesuffix(":latest")
         self.target.expected = KNOWN_ANSWERS.get(bare, {})
+        self.target.mute = bool(names) and speech.only_transcribes(client, self.target.model)
         spoken = " and ".join(dialect.name for dialect in dialects)
         return f"answers in {reply.seconds:.2f} s; speaks {spoken}; model {clean(self.target.model, 60)}"
+
+
+def _not_spoken() -> str:
+    raise NotHere("the model transcribes speech and answers nothing")

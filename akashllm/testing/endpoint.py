@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 import socket
 import ssl
 import threading
 import time
+import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -34,6 +36,8 @@ FAULTS = {
     "embed-dims": "gives vectors of different lengths",
     "embed-same": "gives the same vector for everything",
     "no-embed": "has no embeddings",
+    "no-ears": "does not transcribe",
+    "half-deaf": "hears the first half of a recording",
     "dice": "ignores the seed",
     "no-usage": "counts no tokens",
     "bad-sum": "counts tokens that do not add up",
@@ -139,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         if length > 2**20 and self.has("413"):
             self.reply(413, b"<html>Request Entity Too Large</html>", "text/html")
             return
-        self.answer(json.loads(data))
+        form = self.headers.get("Content-Type", "").startswith("multipart/")
+        self.answer({"form": data} if form else json.loads(data))
 
     def answer(self, request: dict[str, Any]) -> None:
         self.endpoint.authorizations.append(self.headers.get("Authorization"))
@@ -203,10 +208,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.probe()
         elif path in {"/v1/embeddings", "/api/embed"}:
             self.embed(request)
+        elif path == "/v1/audio/transcriptions" and not self.has("no-ears"):
+            self.hear(request["form"])
         elif path in {"/v1/chat/completions", "/v1/completions", "/api/chat", "/api/generate"}:
             self.chat(path, request)
         else:
             self.reply(404, b"404 page not found", "text/plain")
+
+    def hear(self, form: bytes) -> None:
+        with wave.open(io.BytesIO(form[form.index(b"RIFF") :])) as sound:
+            seconds = sound.getnframes() / sound.getframerate()
+        if self.has("half-deaf"):
+            seconds /= 2
+        self.reply(200, {"task": "transcribe", "text": "A tone.", "duration": seconds, "language": "english"})
 
     def probe(self) -> None:
         self.send_response(200)

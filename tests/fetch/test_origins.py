@@ -88,10 +88,11 @@ def test_every_plan_of_the_catalogue_is_understood() -> None:
             origin = parse_origin(dict(plan.env)["AKASHLLM_MODEL"])
             kinds.add((engine, origin.kind))
             source = plan.model
-            assert (
-                source.kind
-                == {"local": "bundled", "hub": "gguf" if engine == "llamacpp" else "hf"}[origin.kind]
-            )
+            if dict(plan.env)["AKASHLLM_ENGINE"] == "whisper":
+                assert source.kind == "ct2"
+            else:
+                hub = "gguf" if engine == "llamacpp" else "hf"
+                assert source.kind == {"local": "bundled", "hub": hub}[origin.kind]
             if origin.kind == "hub":
                 assert (origin.name, origin.revision, origin.file) == (
                     source.repository,
@@ -136,7 +137,7 @@ def test_a_folder_for_vllm_is_here(model: str) -> None:
 @pytest.mark.parametrize("model", ["hf.co/o/m:Q8_0", "hf.co/o/m/x.gguf", "https://h/x.gguf"])
 def test_a_file_is_not_for_vllm(model: str) -> None:
     """A GGUF file is another engine's."""
-    with pytest.raises(UsageError, match="reads a repository of safetensors"):
+    with pytest.raises(UsageError, match="reads a whole repository"):
         weights_for(Settings(model=model), choice="folder")
 
 

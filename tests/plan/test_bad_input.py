@@ -121,8 +121,8 @@ def test_every_other_field(fields: dict[str, Any]) -> None:
 
 
 def test_an_engine_that_has_no_source_names_one_that_has() -> None:
-    """Whisper runs under vLLM only, tiny under llama.cpp only."""
-    for model, engine, better in (("whisper", "llamacpp", "vllm"), ("tiny", "vllm", "llamacpp")):
+    """Whisper is not in Ollama's library, tiny runs under llama.cpp only."""
+    for model, engine, better in (("whisper", "ollama", "llamacpp"), ("tiny", "vllm", "llamacpp")):
         with pytest.raises(UsageError) as caught:
             make_plan(DeployRequest(model=model, engine=engine))  # type: ignore[arg-type] # a loop of literals
         assert better in caught.value.hint

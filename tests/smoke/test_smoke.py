@@ -31,6 +31,7 @@ BREAKS = {
     "embed-drift": {"embeddings"},
     "embed-dims": {"embeddings"},
     "embed-same": {"embeddings"},
+    "half-deaf": {"transcription"},
     "dice": {"seed"},
     "no-usage": {"usage"},
     "bad-sum": {"usage"},
@@ -58,7 +59,7 @@ def test_an_endpoint_that_keeps_every_promise_passes_every_check() -> None:
     """All checks run in both dialects, and none is skipped but TLS, which this machine does not need."""
     report = judge()
 
-    assert report.lines()[-1].startswith("30 hold, 0 broken, 1 skipped")
+    assert report.lines()[-1].startswith("31 hold, 0 broken, 1 skipped")
     assert {r.name for r in report.results} == set(CHECKS)
     assert [r.name for r in report.results if r.verdict == "skipped"] == ["tls"]
     assert report.ok
@@ -106,6 +107,14 @@ def test_a_model_without_embeddings_is_skipped_with_the_servers_words() -> None:
     results = [r for r in report.results if r.name == "embeddings"]
     assert {r.verdict for r in results} == {"skipped"}
     assert "does not support embeddings" in results[0].reason
+
+
+def test_a_service_without_ears_is_not_blamed_for_it() -> None:
+    """A service that transcribes nothing is skipped with its own words."""
+    (result,) = [r for r in judge("no-ears").results if r.name == "transcription"]
+
+    assert result.verdict == "skipped"
+    assert "404" in result.reason
 
 
 def test_terminal_escapes_of_the_server_never_reach_a_reason() -> None:

@@ -8,8 +8,17 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from akashllm.errors import AkashllmError, DownloadFailed, EngineFailed, ServiceError, UsageError
-from akashllm.server.domain import Embedding, Embeddings, EngineStats, Event, Generation, ModelInfo
-from akashllm.server.engine import Engine, State, Watcher
+from akashllm.server.domain import (
+    Embedding,
+    Embeddings,
+    EngineStats,
+    Event,
+    Generation,
+    ModelInfo,
+    Speech,
+    Transcription,
+)
+from akashllm.server.engine import Engine, State, Transcriber, Watcher
 from akashllm.server.models.weights import Weights
 
 _GIB = 1 << 30
@@ -212,6 +221,17 @@ class FetchedEngine:
     def stats(self) -> EngineStats:
         """What it is doing now."""
         return EngineStats() if self._inner is None else self._inner.stats()
+
+
+class FetchedTranscriber(FetchedEngine):
+    """The same for an engine that writes down what is said: a `Transcriber`."""
+
+    def transcribe(self, request: Transcription) -> AsyncIterator[Speech]:
+        """The engine's events."""
+        engine = self._need()
+        if not isinstance(engine, Transcriber):
+            raise EngineFailed("this model does not transcribe speech")
+        return engine.transcribe(request)
 
 
 def _ordered(error: AkashllmError) -> bool:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from akashllm.errors import BadName, DownloadFailed, UnknownModel
 from akashllm.gguf_files import choose_file, choose_projector, is_weights, parts_of, same_set
+from akashllm.server.models import whispers
 from akashllm.server.models.download import download
 from akashllm.server.models.hub import Hub, RemoteFile, Repository
 from akashllm.server.models.origin import Origin, file_name
@@ -20,8 +21,11 @@ from akashllm.server.models.source import Patience
 Told = Callable[[str, int, int | None], None]
 """Called with the file that is coming, the bytes of all files that are there, and of how many (or None)."""
 
-Choice = Literal["gguf", "vision", "folder"]
-"""What of a repository is needed: one GGUF model, that and its image projector, or what vLLM reads."""
+Choice = Literal["gguf", "vision", "folder", "whisper"]
+"""What of a repository is needed: one GGUF model, that and its image projector, what vLLM reads, or a Whisper
+in CTranslate2's format."""
+
+_FOLDERS = frozenset({"folder", "whisper"})
 
 _SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _MAX_SIDE_FILE = 128 << 20
@@ -65,7 +69,7 @@ class HubWeights:
         found = self._snapshots.find(self._request)
         if found is None:
             return None
-        return found.folder if self._choice == "folder" else found.files[0]
+        return found.folder if self._choice in _FOLDERS else found.files[0]
 
     def projector(self) -> Path | None:
         """The image projector that came along, if there is one."""
@@ -93,7 +97,7 @@ class HubWeights:
                 await asyncio.to_thread(check_gguf, path)
             before += file.size
         await asyncio.to_thread(self._snapshots.complete, self._request, repository.commit, files)
-        return folder if self._choice == "folder" else folder / files[0].path
+        return folder if self._choice in _FOLDERS else folder / files[0].path
 
 
 class UrlWeights:
@@ -143,6 +147,8 @@ def chosen(repository: Repository, origin: Origin, choice: Choice) -> tuple[Remo
     files = {file.path: file for file in repository.files}
     if choice == "folder":
         return _folder_files(repository, files)
+    if choice == "whisper":
+        return _whisper_files(repository, files)
     models = sorted(path for path in files if is_weights(path))
     if origin.file:
         first = parts_of(origin.file)[0]
@@ -185,6 +191,16 @@ def _folder_files(repository: Repository, files: dict[str, RemoteFile]) -> tuple
     )
     # The small ones first: what is wrong with them is known before the large ones are here.
     return tuple(files[path] for path in [*small, *weights])
+
+
+def _whisper_files(repository: Repository, files: dict[str, RemoteFile]) -> tuple[RemoteFile, ...]:
+    found = whispers.model_files(files)
+    if not found:
+        raise UnknownModel(
+            f"{repository.name} has no Whisper in CTranslate2's format",
+            hint="that is model.bin, config.json and tokenizer.json, as in Systran/faster-whisper-small",
+        )
+    return tuple(files[path] for path in found)
 
 
 def check_gguf(path: Path) -> None:

@@ -176,7 +176,7 @@ class Child:
 
 
 def load(order: Load) -> WhisperModel:
-    """The model of a folder in CTranslate2's format, or of that name on the Hugging Face Hub."""
+    """The model of a folder in CTranslate2's format."""
     gpu = order.gpu_layers != 0 and get_cuda_device_count() > 0
     return WhisperModel(
         order.model,

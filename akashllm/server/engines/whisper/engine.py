@@ -44,7 +44,7 @@ class _Recording:
 class WhisperEngine(FramedEngine):
     """Whisper by faster-whisper: a `Transcriber`. It generates no text and embeds none.
 
-    model       a folder in CTranslate2's format, or a name that faster-whisper finds on the Hugging Face Hub
+    model       a folder in CTranslate2's format
     threads     0: what this process may use;  gpu_layers: 0 keeps it off a GPU
     """
 
@@ -53,7 +53,9 @@ class WhisperEngine(FramedEngine):
     ) -> None:
         order = Load(model=model, name=name, slots=1, threads=threads, gpu_layers=gpu_layers)
         info = ModelInfo(name=name, format="ctranslate2", family="whisper", capabilities=("transcription",))
-        super().__init__("whisper", CHILD, order, info, watchdog=watchdog)
+        # faster-whisper asks the hub for what a folder lacks.
+        environment = {"HF_HUB_OFFLINE": "1"}
+        super().__init__("whisper", CHILD, order, info, watchdog=watchdog, environment=environment)
         self._recordings: dict[int, _Recording] = {}
 
     async def transcribe(self, request: Transcription) -> AsyncIterator[Speech]:
