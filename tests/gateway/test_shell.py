@@ -73,8 +73,8 @@ def test_control_keys_are_for_the_remote_side(place: Place, sit: Sit) -> None:
     """Ctrl-C ends what runs there and not the shell, nor us; Ctrl-D ends the shell."""
     screen = sit("shell", "there")
     screen.sees("remote> ")
-    screen.type("echo now; sleep 1000\r")
-    screen.sees("now\r\n")
+    screen.type("sh -c 'echo $((6*7)); exec sleep 1000'\r")
+    screen.sees("42\r\n")
     screen.type("\x03")
     screen.sees("remote> ")
     screen.type("echo code $?\r")
