@@ -47,6 +47,15 @@ def test_further_options_win_and_unknown_ones_are_refused() -> None:
         arguments(ORDER, Options(extra={"max_modellen": 99}), ("max_model_len",))
 
 
+def test_no_option_runs_a_repositorys_code() -> None:
+    """`trust_remote_code` is off, and cannot be switched on."""
+    known = ("trust_remote_code",)
+    with pytest.raises(Refusal, match="never run here"):
+        arguments(ORDER, Options(extra={"trust_remote_code": True}), known)
+    made = arguments(ORDER, Options(extra={"trust_remote_code": False}), known)
+    assert made["trust_remote_code"] is False
+
+
 def test_adapters_have_room_for_their_rank(tmp_path: Path) -> None:
     """The largest rank decides, rounded up to one vLLM takes; a folder without an adapter is refused."""
     folders = {}

@@ -84,6 +84,8 @@ def arguments(order: Load, options: Options, known: Iterable[str]) -> dict[str, 
     known = frozenset(known)
     if unknown := sorted(options.extra.keys() - known):
         raise Refusal(f"vLLM has no engine argument named {', '.join(unknown)}")
+    if options.extra.get("trust_remote_code"):
+        raise Refusal("code out of a model's repository is never run here: leave trust_remote_code out")
     wanted: dict[str, Any] = {
         "model": order.model,
         "served_model_name": order.name,
