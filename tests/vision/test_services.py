@@ -80,6 +80,32 @@ def test_ollama_clients_send_images(url: str, request: pytest.FixtureRequest) ->
         (uri(png_with(50_000, 50_000, zlib.compress(bytes(1000)))), LIMITED),
         (uri(png_with(1, 60_000, zlib.compress(bytes(1000)))), "invalid_image"),
         (uri(png(noise(1))[:60]), None),
+        (uri(jpeg(noise(1))[:20]), "invalid_image"),
+        (uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "invalid_image_format"),
+        (uri(b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(50)), "invalid_image_format"),
+        (uri(b"\0\0\0\x1cftypavif" + bytes(50)), "invalid_image_format"),
+        (uri(b"8BPS\0\1" + bytes(50)), "invalid_image_format"),
+        (uri(b"%!PS-Adobe-3.0 EPSF-3.0\n" + bytes(50)), "invalid_image_format"),
+        (uri(b"BM" + bytes(50)), "invalid_image_format"),
+        (uri(b"Exif\0\0II*\0" + bytes(50)), "invalid_image_format"),
+        *(
+            (address, "invalid_image_url")
+            for address in (
+                "",
+                "//127.0.0.1/x.png",
+                "HTTP://127.0.0.1/x.png",
+                "\thttp://127.0.0.1/x.png",
+                "http://2130706433/",
+                "http://0x7f.1/",
+                "http://[::ffff:127.0.0.1]/",
+                "http://good\\@169.254.169.254/",
+                "http://metadata.google.internal/",
+                "gopher://127.0.0.1:6379/_",
+                "ftp://127.0.0.1/x",
+                "/etc/passwd",
+                "data:text/html;base64,PHN2Zz4=",
+            )
+        ),
     ],
 )
 def test_what_is_no_image_is_refused(http: httpx.Client, address: str, code: str | None) -> None:
