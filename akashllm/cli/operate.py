@@ -111,12 +111,12 @@ def logs(name: opt.Name, *, follow: Follow = False, tail: Tail = None, json: opt
             raise NoSuchDeployment(
                 f"{row.name} was never started: there is no log", hint=f"`akashllm status {row.name}` says why"
             )
-        lines = _market(markets, row).logs(row.dseq, follow=follow, tail=tail)
-        if json:
-            shown = [{"service": line.service, "text": line.text} for line in lines]
-            out.document({"name": row.name, "lines": shown})
-            return
         try:
+            lines = _market(markets, row).logs(row.dseq, follow=follow, tail=tail)
+            if json:
+                shown = [{"service": line.service, "text": line.text} for line in lines]
+                out.document({"name": row.name, "lines": shown})
+                return
             for line in lines:
                 out.line(line.text)
         except KeyboardInterrupt:

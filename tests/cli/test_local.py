@@ -25,6 +25,7 @@ from akashllm.market.local_files import MARK, Lodging
 from akashllm.market.processes import Process, family
 from akashllm.models import TINY
 from akashllm.state import Home
+from tests.screen import Sit
 
 from .conftest import CANARY, Run, Said
 
@@ -362,6 +363,22 @@ def test_a_followed_log_ends_with_its_deployment(there: Run, here: Run, home: Ho
         follower.communicate(timeout=30)
 
     assert follower.returncode == 0
+
+
+def test_a_process_has_a_view_that_ends_and_no_shell(there: Run, home: Home, sit: Sit) -> None:
+    """Ctrl-C on a followed log is exit code 130 and a word on what goes on; a shell is refused in words."""
+    assert there(*DEPLOY).code == 0
+    screen = sit("logs", "one", "--follow")
+    screen.sees("listening on")
+    screen.type("\x03")
+    assert screen.ends() == 130
+    screen.sees("one goes on; only the view of its log has ended")
+    assert "Traceback" not in screen.rest()
+
+    refused = sit("shell", "one")
+    assert refused.ends() == 5
+    refused.sees("is a process on this machine: there is no container to go into")
+    assert one_deployment(home)
 
 
 def test_serve_in_the_foreground_says_where_and_ends_clean(home: Home, tmp_path: Path) -> None:
