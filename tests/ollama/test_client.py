@@ -183,7 +183,9 @@ def test_errors_are_response_errors(client: ollama.Client) -> None:
         client.generate("mistral", "x")
     with pytest.raises(ollama.ResponseError, match='option "top_k" must be of type integer') as wrong:
         client.chat("tiny", [user("x")], options={"top_k": "x"}, stream=False)
-    with pytest.raises(ollama.ResponseError, match="managing models is off: set AKASHLLM_ADMIN_KEY") as forbidden:
+    with pytest.raises(
+        ollama.ResponseError, match="managing models is off: set AKASHLLM_ADMIN_KEY"
+    ) as forbidden:
         client.delete("tiny")
 
     assert [caught.value.status_code for caught in (missing, wrong, forbidden)] == [404, 400, 403]
