@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from akashllm.errors import KeyRefused, UsageError
+from akashllm.errors import KeyRefused, MarketError, UsageError
 from akashllm.market.base import Market
 from akashllm.market.local import LocalMarket
-from akashllm.state import Home
+from akashllm.state import Deployment, Home
 
 if TYPE_CHECKING:
     from akashllm.cli.wallet import Signing
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 NAMES = ("local", "docker", "console", "wallet")
 DEFAULT = "console"
 """A deployment goes to Akash unless one says otherwise."""
+
+_WANTED = {
+    "docker": "start the Docker engine it runs in, or name its address in DOCKER_HOST",
+    "console": "`akashllm login` stores Console's key",
+    "wallet": "use the AKASHLLM_HOME it was deployed with",
+}
 
 
 def market_named(
@@ -54,6 +60,17 @@ def markets_here(home: Home) -> Sequence[Market]:
     names += ["console"] if find_key(home) is not None else []
     names += ["wallet"] if (home.root / "wallet").is_dir() else []
     return [market_named(name, home) for name in names]
+
+
+def market_of(markets: Mapping[str, Market], row: Deployment) -> Market:
+    """The market a deployment is on. Raises `MarketError` with what is wanted for it."""
+    market = markets.get(row.market)
+    if market is None:
+        raise MarketError(
+            f"{row.name} is on the market {row.market}, which cannot be asked from here",
+            hint=_WANTED.get(row.market, "upgrade akashllm: this version does not know that market"),
+        )
+    return market
 
 
 def console_market(home: Home, *, hours: int | None = None) -> ConsoleMarket:

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from akashllm.cli import options as opt
-from akashllm.cli.markets import hang_up, markets_here
+from akashllm.cli.markets import hang_up, market_of, markets_here
 from akashllm.cli.out import Interrupted, Out
 from akashllm.cli.text import columns
 from akashllm.errors import MarketError, NoSuchDeployment, StateError, UsageError
 from akashllm.market.base import Held, Limit, LimitsRuntime, Market
 from akashllm.market.closing import close as close_one
+from akashllm.market.closing import unordered
 from akashllm.market.view import View, unrecorded, view, views
 from akashllm.market.watching import IDLE
 from akashllm.state import Deployment, Home, Store
@@ -112,7 +113,7 @@ def logs(name: opt.Name, *, follow: Follow = False, tail: Tail = None, json: opt
                 f"{row.name} was never started: there is no log", hint=f"`akashllm status {row.name}` says why"
             )
         try:
-            lines = _market(markets, row).logs(row.dseq, follow=follow, tail=tail)
+            lines = market_of(markets, row).logs(row.dseq, follow=follow, tail=tail)
             if json:
                 shown = [{"service": line.service, "text": line.text} for line in lines]
                 out.document({"name": row.name, "lines": shown})
@@ -153,7 +154,7 @@ def close(name: opt.Name, *, yes: opt.Yes = False, json: opt.Json = False) -> No
         opt.confirm(f"Close {row.name}{f' at {row.url}' if row.url else ''}?", yes=yes)
         row = close_one(
             store,
-            _market(markets, row),
+            None if unordered(row) else market_of(markets, row),
             row,
             waiting=lambda: out.talk("waiting for another command that works on it"),
         )
@@ -171,16 +172,6 @@ def _stray(store: Store, markets: dict[str, Market], word: str) -> tuple[Market,
         ),
         None,
     )
-
-
-def _market(markets: dict[str, Market], row: Deployment) -> Market:
-    market = markets.get(row.market)
-    if market is None:
-        raise MarketError(
-            f"{row.name} is on the market {row.market}, which this version cannot reach",
-            hint="upgrade akashllm",
-        )
-    return market
 
 
 def _ends(market: Market | None, row: Deployment) -> str | None:

@@ -18,13 +18,14 @@ from akashllm.cli.after import show
 from akashllm.cli.before import worth_paying_for
 from akashllm.cli.bids import Chooser, wish_for
 from akashllm.cli.deploy import ATTEMPTS, verify
+from akashllm.cli.markets import market_of
 from akashllm.cli.operate import recorded
 from akashllm.cli.out import Interrupted, Out, WithDocument
 from akashllm.cli.progress import PlainProgress, shown
 from akashllm.cli.revising import Wanted, known_secrets, revised
 from akashllm.cli.taking import Bid, BidWait, Timeout
 from akashllm.cli.text import safe
-from akashllm.errors import AkashllmError, MarketError, UsageError
+from akashllm.errors import AkashllmError, UsageError
 from akashllm.market.base import Market
 from akashllm.market.changes import Changes, changes
 from akashllm.market.driver import ADMIN_FILE
@@ -108,7 +109,7 @@ def update(
     )
     with recorded() as (store, markets):
         row = store.find(name)
-        market = _market(markets, row)
+        market = market_of(markets, row)
         old = read_private(Path(row.sdl_path or ""))
         plan, new = revised(out, store, row, market, wanted)
         found = changes(old, new)
@@ -171,7 +172,7 @@ def key(
         path = store.home.directory(row.name, row.id) / "api-key"
         unfinished = path.with_name(NEXT_KEY)
         if rotate:
-            market = _market(markets, row)
+            market = market_of(markets, row)
             opt.confirm(f"Exchange the key of {row.name}? It restarts, and clients need the new one.", yes=yes)
             new = read_private(unfinished).strip() if unfinished.exists() else _new_key()
             sdl = read_private(Path(row.sdl_path or ""))
@@ -262,16 +263,6 @@ def _question(row: Deployment, market: Market, plan: Plan, found: Changes) -> st
         f"Deploy this beside {row.name}{cap}, and close the first once it is verified? Both are paid meanwhile,"
         " and its URL changes."
     )
-
-
-def _market(markets: Mapping[str, Market], row: Deployment) -> Market:
-    market = markets.get(row.market)
-    if market is None:
-        raise MarketError(
-            f"{row.name} is on the market {row.market}, which cannot be asked from here",
-            hint="`akashllm login` stores Console's key",
-        )
-    return market
 
 
 def _new_key() -> str:

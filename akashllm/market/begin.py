@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from akashllm.errors import UsageError
-from akashllm.market.closing import adopted, end
+from akashllm.market.closing import adopted, end, unordered
 from akashllm.market.driver import ENDED, Driver
 from akashllm.market.order import STEPS, Order, Outcome
 from akashllm.state import Deployment
 
 _RUNS = frozenset({"starting", "running", "restarting"})
-_BEFORE_THE_ORDER = frozenset(STEPS[: STEPS.index("create")])
 _OF_THE_DAY = frozenset({"max_price_hour", "max_uact_block", "price_source", "warnings"})
 
 
@@ -24,9 +23,9 @@ def row_for(driver: Driver, order: Order) -> Deployment | Outcome:
     if row is None:
         return _new(driver, order, plan)
     if row.market != driver.market.name:
-        if row.dseq is None and row.step in _BEFORE_THE_ORDER:
+        if unordered(row):
             driver.progress.note(f"{row.name} never came to an order on the market {row.market}: forgotten")
-            end(driver.store, driver.market, row, "it was replaced")
+            end(driver.store, None, row, "it was replaced")
             return _new(driver, order, plan)
         raise UsageError(
             f"{row.name} is deployed on the market {row.market}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from akashllm.errors import MarketError
 from akashllm.market.base import Market
 from akashllm.state import Deployment, Store
 
@@ -11,23 +12,35 @@ DOOR = "open.html"
 """A page that leads a browser to the chat page, with the key."""
 
 
+def unordered(row: Deployment) -> bool:
+    """Whether it never came to an order: then no market has to be asked about it."""
+    return row.dseq is None and row.step in {"plan", "preflight"}
+
+
 def close(
-    store: Store, market: Market, row: Deployment, *, waiting: Callable[[], None] | None = None
+    store: Store, market: Market | None, row: Deployment, *, waiting: Callable[[], None] | None = None
 ) -> Deployment:
     """End a deployment once nobody else is working on it.
 
-    It stays in the record as `closing` until the market has confirmed: what fails halfway is closed again.
+    It stays in the record as `closing` until the market has confirmed: what fails halfway is closed again. Only
+    what is `unordered` needs no market.
     """
     with store.home.lock(row.name, waiting=waiting):
         row = store.get(row.id)
         return row if row.state == "closed" else end(store, market, row, "it was closed")
 
 
-def end(store: Store, market: Market, row: Deployment, why: str) -> Deployment:
+def end(store: Store, market: Market | None, row: Deployment, why: str) -> Deployment:
     """As `close`, by who holds the name."""
-    row = adopted(store, market, row)
+    if market is not None:
+        row = adopted(store, market, row)
+    elif not unordered(row):
+        raise MarketError(
+            f"{row.name} is on the market {row.market}, which cannot be asked from here",
+            hint="close it where it was deployed from",
+        )
     row = store.record(row.id, "close", "before", {"why": why}, state="closing")
-    if row.dseq:
+    if market is not None and row.dseq:
         market.close(row.dseq)
     directory = store.home.directory(row.name, row.id)
     for secret in ("api-key", "admin-key", "manifest.json", DOOR):

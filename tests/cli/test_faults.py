@@ -16,7 +16,7 @@ from akashllm.cli import markets
 from akashllm.market.local import LocalMarket
 from akashllm.market.local_files import MARK
 from akashllm.market.processes import family
-from akashllm.state import Home
+from akashllm.state import Home, Store
 
 from .conftest import Run
 
@@ -153,3 +153,30 @@ def unused() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_what_never_came_to_an_order_closes_without_its_market(
+    here: Run, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment that failed for want of Docker is closed without it, and its name is free again."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{home.root}/none.sock")
+    failed = here("deploy", "--market", "docker", "--json")
+    assert (failed.code, failed.error["type"]) == (8, "MarketUnavailable")
+
+    closed = here("close", "tiny-llamacpp", "--yes", "--json")
+
+    assert (closed.code, closed.document) == (0, {"name": "tiny-llamacpp", "dseq": None, "state": "closed"})
+    assert here("list", "--json").document == {"deployments": []}
+
+
+def test_a_market_that_cannot_be_asked_says_what_it_wants(here: Run, home: Home) -> None:
+    """What runs at Console cannot be closed without its key, and stays in the record."""
+    with Store(home) as store:
+        row = store.add("m", "console", {"model": {"alias": "m"}, "engine": "llamacpp"}, "ready")
+        store.update(row.id, dseq="7")
+
+    refused = here("close", "m", "--yes", "--json")
+
+    assert (refused.code, refused.error["type"]) == (5, "MarketError")
+    assert "akashllm login" in refused.error["hint"]
+    assert here("list", "--json").document["deployments"][0]["name"] == "m"
