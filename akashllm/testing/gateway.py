@@ -136,11 +136,12 @@ class GatewayServer:
     def _kubeevents(
         self, connection: ServerConnection, dseq: str, leased: Leased, query: dict[str, str]
     ) -> None:
-        del leased, query
         for kind, reason, note in self.events:
             about = {"kind": "Pod", "namespace": dseq, "name": "llm-0"}
             event = {"type": kind, "reason": reason, "note": note, "reportingController": "", "object": about}
             connection.send(json.dumps(event))
+        while query.get("follow") == "true" and leased.state == "active" and not self._ending.wait(_BEAT):
+            pass
 
     def _shell(self, connection: ServerConnection, dseq: str, leased: Leased, query: dict[str, str]) -> None:
         del dseq
