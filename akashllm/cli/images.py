@@ -33,15 +33,24 @@ Push = Annotated[
 Repository = Annotated[
     str | None,
     typer.Option(
-        "--repository", metavar="R", help="Where to push, such as ghcr.io/me/akashllm.", show_default=False
+        "--repository",
+        metavar="REPOSITORY",
+        help="Where to push, such as ghcr.io/me/akashllm.",
+        show_default=False,
     ),
 ]
 Tag = Annotated[
-    str | None, typer.Option("--tag", help="The image's tag, if not after the version.", show_default=False)
+    str | None,
+    typer.Option("--tag", metavar="TAG", help="The image's tag, if not after the version.", show_default=False),
 ]
 Platform = Annotated[
     str | None,
-    typer.Option("--platform", help="Platform to build for; providers run linux/amd64.", show_default=False),
+    typer.Option(
+        "--platform",
+        metavar="OS/ARCH",
+        help="Platform to build for; providers run linux/amd64.",
+        show_default=False,
+    ),
 ]
 Wheelhouse = Annotated[
     Path | None,
@@ -79,7 +88,9 @@ OwnVolume = Annotated[
 ]
 Network = Annotated[
     str | None,
-    typer.Option("--network", help="Network of the build's steps, such as host.", show_default=False),
+    typer.Option(
+        "--network", metavar="NAME", help="Network of the build's steps, such as host.", show_default=False
+    ),
 ]
 Pull = Annotated[bool, typer.Option("--pull", help="Look for newer base images.")]
 Fresh = Annotated[bool, typer.Option("--no-cache", help="Build every step again.")]

@@ -67,41 +67,59 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
+        metavar="MODEL",
         help="Alias (`akashllm models`), repository of the Hugging Face hub, or path of a .gguf file.",
         autocompletion=_models,
     ),
 ]
 Engine = Annotated[
-    str, typer.Option("--engine", "-e", help="llamacpp, vllm or ollama.", autocompletion=_engines)
+    str,
+    typer.Option("--engine", "-e", metavar="ENGINE", help="llamacpp, vllm or ollama.", autocompletion=_engines),
 ]
 Context = Annotated[
-    int | None, typer.Option("--context", help="Tokens one request may use.", show_default=False)
+    int | None,
+    typer.Option("--context", metavar="TOKENS", help="Tokens one request may use.", show_default=False),
 ]
 Concurrency = Annotated[
-    int | None, typer.Option("--concurrency", help="Requests answered at once.", show_default=False)
+    int | None,
+    typer.Option("--concurrency", metavar="N", help="Requests answered at once.", show_default=False),
 ]
 Quant = Annotated[
-    str | None, typer.Option("--quant", help="Quantisation, such as Q4_K_M, fp8 or awq.", show_default=False)
+    str | None,
+    typer.Option(
+        "--quant", metavar="NAME", help="Quantisation, such as Q4_K_M, fp8 or awq.", show_default=False
+    ),
 ]
 Gpu = Annotated[
     list[str] | None,
-    typer.Option("--gpu", help="GPU that will do, such as h100; may be repeated.", show_default=False),
+    typer.Option(
+        "--gpu", metavar="GPU", help="GPU that will do, such as h100; may be repeated.", show_default=False
+    ),
 ]
 GpuCount = Annotated[
-    int | None, typer.Option("--gpu-count", help="GPUs of one replica: 1, 2, 4 or 8.", show_default=False)
+    int | None,
+    typer.Option("--gpu-count", metavar="N", help="GPUs of one replica: 1, 2, 4 or 8.", show_default=False),
 ]
 Cpu = Annotated[bool, typer.Option("--cpu", help="No GPU.")]
 Region = Annotated[
-    str | None, typer.Option("--region", help="Region of the provider, such as us-west.", show_default=False)
+    str | None,
+    typer.Option(
+        "--region", metavar="REGION", help="Region of the provider, such as us-west.", show_default=False
+    ),
 ]
 MaxPrice = Annotated[
     float | None,
-    typer.Option("--max-price", help="US dollars an hour for everything.", show_default=False),
+    typer.Option(
+        "--max-price", metavar="DOLLARS", help="US dollars an hour for everything.", show_default=False
+    ),
 ]
-Replicas = Annotated[int, typer.Option("--replicas", help="How many of it.")]
-Nodes = Annotated[int, typer.Option("--nodes", help="Machines that share one copy of the model; vLLM only.")]
+Replicas = Annotated[int, typer.Option("--replicas", metavar="N", help="How many of it.")]
+Nodes = Annotated[
+    int, typer.Option("--nodes", metavar="N", help="Machines that share one copy of the model; vLLM only.")
+]
 Image = Annotated[
-    str | None, typer.Option("--image", help="Container image instead of ours.", show_default=False)
+    str | None,
+    typer.Option("--image", metavar="IMAGE", help="Container image instead of ours.", show_default=False),
 ]
 Manage = Annotated[
     bool,
@@ -109,7 +127,9 @@ Manage = Annotated[
 ]
 DeploymentName = Annotated[
     str | None,
-    typer.Option("--name", help="Name of the deployment.  [default: MODEL-ENGINE]", show_default=False),
+    typer.Option(
+        "--name", metavar="NAME", help="Name of the deployment.  [default: MODEL-ENGINE]", show_default=False
+    ),
 ]
 KeyEnv = Annotated[
     str | None,

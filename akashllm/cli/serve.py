@@ -31,28 +31,38 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
+        metavar="MODEL",
         help=f"Path or address of a GGUF file, or an alias.{_env('MODEL')}  [default: tiny]",
         show_default=False,
     ),
 ]
 EngineOption = Annotated[
     str | None,
-    typer.Option("--engine", "-e", help=f"llamacpp.{_env('ENGINE')}", show_default=False),
+    typer.Option("--engine", "-e", metavar="ENGINE", help=f"llamacpp.{_env('ENGINE')}", show_default=False),
 ]
 Host = Annotated[
     str | None,
     typer.Option(
-        "--host", help=f"Address to listen on.{_env('HOST')}  [default: 127.0.0.1]", show_default=False
+        "--host",
+        metavar="ADDRESS",
+        help=f"Address to listen on.{_env('HOST')}  [default: 127.0.0.1]",
+        show_default=False,
     ),
 ]
 Port = Annotated[
     int | None,
-    typer.Option("--port", help=f"Port; 0: any free one.{_env('PORT')}  [default: 11434]", show_default=False),
+    typer.Option(
+        "--port",
+        metavar="PORT",
+        help=f"Port; 0: any free one.{_env('PORT')}  [default: 11434]",
+        show_default=False,
+    ),
 ]
 Aliases = Annotated[
     list[str] | None,
     typer.Option(
         "--alias",
+        metavar="NAME",
         help=f"Further name it answers to; may be repeated.{_env('MODEL_ALIASES')}",
         show_default=False,
     ),
@@ -62,27 +72,43 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         "-c",
+        metavar="FILE",
         help=f"File that says which models are served, and how (YAML or JSON).{_env('CONFIG')}",
         show_default=False,
     ),
 ]
 ContextOption = Annotated[
     int | None,
-    typer.Option("--context", help=f"Tokens one request may use.{_env('CONTEXT')}", show_default=False),
+    typer.Option(
+        "--context", metavar="TOKENS", help=f"Tokens one request may use.{_env('CONTEXT')}", show_default=False
+    ),
 ]
 ConcurrencyOption = Annotated[
     int | None,
-    typer.Option("--concurrency", help=f"Requests answered at once.{_env('CONCURRENCY')}", show_default=False),
+    typer.Option(
+        "--concurrency",
+        metavar="N",
+        help=f"Requests answered at once.{_env('CONCURRENCY')}",
+        show_default=False,
+    ),
 ]
 Unauthenticated = Annotated[
     bool, typer.Option("--unauthenticated", help=f"Serve without a key.{_env('UNAUTHENTICATED')}")
 ]
 LogLevel = Annotated[
     str | None,
-    typer.Option("--log-level", help=f"debug, info, warning or error.{_env('LOG_LEVEL')}", show_default=False),
+    typer.Option(
+        "--log-level",
+        metavar="LEVEL",
+        help=f"debug, info, warning or error.{_env('LOG_LEVEL')}",
+        show_default=False,
+    ),
 ]
 LogFormat = Annotated[
-    str | None, typer.Option("--log-format", help=f"json or text.{_env('LOG_FORMAT')}", show_default=False)
+    str | None,
+    typer.Option(
+        "--log-format", metavar="FORMAT", help=f"json or text.{_env('LOG_FORMAT')}", show_default=False
+    ),
 ]
 
 

@@ -15,7 +15,13 @@ from akashllm.errors import CheckFailed, Unreachable, UsageError
 Url = Annotated[str, typer.Argument(metavar="URL", help="Address of a service, ours or not.")]
 AskedModel = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Model to ask.  [default: the first it lists]", show_default=False),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Model to ask.  [default: the first it lists]",
+        show_default=False,
+    ),
 ]
 Only = Annotated[
     list[str] | None,

@@ -12,6 +12,7 @@ MarketOption = Annotated[
     str,
     typer.Option(
         "--market",
+        metavar="MARKET",
         envvar="AKASHLLM_MARKET",
         help="local (this machine, free), docker (the same in a container), console or wallet (Akash).",
     ),
