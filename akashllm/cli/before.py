@@ -52,23 +52,27 @@ def with_image(
     from akashllm.images import pinned, pullable
 
     row = store.named(plan.name)
+    if row is not None and row.state not in {"deploying", "active"}:
+        row = None
+    # What an earlier attempt has decided on stays, whatever its registry says by now.
+    decided = row is not None and row.plan.get("model", {}).get("alias") == plan.model.alias
+    if row is not None and decided and plan.volume_gib and not row.plan.get("volume_gib") and without_volume:
+        plan = without_volume()
     now = pinned(plan.image, store.home)
-    if row is not None and row.state in {"deploying", "active"} and "@" not in plan.image:
+    if row is not None and "@" not in plan.image:
         earlier = str(row.plan.get("image", ""))
         if "@" in earlier and earlier.partition("@")[0] == now.partition("@")[0]:
             if "@" in now and now != earlier:
                 out.talk(
                     f"{row.name} keeps the image that it was ordered with; `akashllm update` takes another"
                 )
-            if plan.volume_gib and not row.plan.get("volume_gib") and without_volume is not None:
-                plan = without_volume()
             return replace(plan, image=earlier)
     found = pullable(plan.image, store.home, named=named)
     if found.warning:
         out.talk(f"warning: {found.warning}")
     size = "" if found.size is None else f", {found.size / 2**20:,.0f} MiB to download"
     out.talk(f"image    {found.image}{size}")
-    if plan.volume_gib and not found.as_root:
+    if not decided and plan.volume_gib and not found.as_root:
         plan = _where_to_write(out, plan, found.as_root, without_volume)
     return replace(plan, image=found.image)
 

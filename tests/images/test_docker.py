@@ -316,6 +316,15 @@ def test_the_variant_for_a_provider_s_volume_drops_root_before_it_listens(
     assert (tmp_path / "kept").stat().st_uid == UID
 
 
+def test_a_volume_that_cannot_be_taken_over_stops_nothing(
+    docker_engine: DockerEngine, owning: str, tmp_path: Path
+) -> None:
+    """Where even root may not change the owner, it says so and serves what needs no volume."""
+    with running(docker_engine, owning, binds=[f"{tmp_path}:/data:ro"], tmpfs={"/tmp": ""}) as other:
+        assert judge(other.url, api_key=KEY, model="tiny", only=("chat",)).ok
+        assert "/data cannot be taken over" in other.logs()
+
+
 def test_the_same_context_is_not_built_twice(docker_engine: DockerEngine) -> None:
     """A second build of the same content takes every step from the cache and is the same image."""
     dockerfile = f"FROM {BASE}\nCOPY ours/ ours/\nRUN cat ours/a\n".encode()

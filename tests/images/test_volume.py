@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from akashllm.cli.app import run
+from akashllm.cli.before import with_image
+from akashllm.cli.out import Out
 from akashllm.market import console, console_http
 from akashllm.plan import DeployRequest
 from akashllm.planning import make_plan
 from akashllm.render import render_sdl
 from akashllm.sdl import load
-from akashllm.state import Home
+from akashllm.state import Home, Store
 from akashllm.testing.images import NOWHERE, pretend_pushed
 from akashllm.testing.market import MarketServer, World
 from tests.console.conftest import provider
@@ -114,3 +118,18 @@ def test_a_file_is_ordered_as_it_stands(order: Order, registry: str, tmp_path: P
 
     assert sdl == file.read_text()
     assert "this image starts as another user, who cannot write there" in said
+
+
+def test_what_was_decided_stays_while_a_registry_is_away(tmp_path: Path) -> None:
+    """An attempt that is gone on with has the volume it began with, or none, whoever answers by now."""
+    home = Home(tmp_path / "home").prepare()
+    asked = DeployRequest(
+        model="llama3.2:1b", cpu_only=True, name="one", image=f"{NOWHERE}:1@sha256:{'0' * 64}"
+    )
+    with_volume, without = (make_plan(replace(asked, persistent=kept)) for kept in (True, False))
+    with Store(home) as store:
+        assert with_image(Out(), store, with_volume, named=True, without_volume=lambda: without) == with_volume
+
+        store.add("one", "console", json.loads(json.dumps(without.as_dict())), "plan")
+
+        assert with_image(Out(), store, with_volume, named=True, without_volume=lambda: without) == without
