@@ -42,9 +42,15 @@ File = Annotated[
     Path | None,
     typer.Argument(metavar="[FILE]", help="A whole SDL to run instead.", show_default=False),
 ]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Another model.", show_default=False)]
-Engine = Annotated[str | None, typer.Option("--engine", "-e", help="Another engine.", show_default=False)]
-Replicas = Annotated[int | None, typer.Option("--replicas", help="How many of it.", show_default=False)]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="MODEL", help="Another model.", show_default=False)
+]
+Engine = Annotated[
+    str | None, typer.Option("--engine", "-e", metavar="ENGINE", help="Another engine.", show_default=False)
+]
+Replicas = Annotated[
+    int | None, typer.Option("--replicas", metavar="N", help="How many of it.", show_default=False)
+]
 Env = Annotated[
     list[str] | None,
     typer.Option(
