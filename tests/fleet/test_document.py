@@ -141,3 +141,25 @@ def test_models_of_a_file_side_by_side(tmp_path: Path) -> None:
         while len(client.get("/api/ps").json()["models"]) > 1:
             pass
         assert client.get("/", headers=JSON).json()["slots"]["total"] == 1
+
+
+def test_what_a_file_configures_is_copied_but_never_replaced(tmp_path: Path) -> None:
+    """Its models can be the base of models in the store; their names are not to be had there, nor deleted."""
+    config = {"models": {name: {"file": str(TINY)} for name in ("one", "two")}}
+    store = {"AKASHLLM_MODELS": str(tmp_path / "models"), "AKASHLLM_MANAGE_UNAUTHENTICATED": "true"}
+    with serving(tmp_path, json.dumps(config), **store) as client:
+        for name in ("one", "two"):
+            copied = client.post("/api/copy", json={"source": name, "destination": f"{name}-again"})
+            made = client.post("/api/create", json={"model": f"my-{name}", "from": name, "stream": False})
+            assert (copied.status_code, made.status_code) == (200, 200)
+            for path, body in (
+                ("/api/copy", {"source": "one-again", "destination": name}),
+                ("/api/create", {"model": name, "from": "one-again", "stream": False}),
+            ):
+                refused = client.post(path, json=body)
+                assert refused.status_code == 400
+                assert "choose another name" in refused.json()["error"]
+            kept = client.request("DELETE", "/api/delete", json={"model": name})
+            assert (kept.status_code, "it stays" in kept.json()["error"]) == (403, True)
+        names = {one["name"].removesuffix(":latest") for one in client.get("/api/tags").json()["models"]}
+        assert names == {"one", "two", "one-again", "two-again", "my-one", "my-two"}

@@ -40,7 +40,7 @@ async def create_model(request: Request, store: Annotated[ModelStore, Depends(op
     """Lines of progress, or with `stream: false` one object at the end."""
     asked = creation.create(await read_json(request, "ollama"))
     wanted = await asyncio.to_thread(_recipe, store, asked)
-    refuse_served(request, wanted.name)
+    await refuse_served(request, wanted.name)
     registries = cast("Registries", request.app.state.registries)
 
     def fetch(name: ModelName) -> AsyncGenerator[Step]:

@@ -87,7 +87,7 @@ async def push_model(request: Request, store: Store) -> Response:
 async def copy_model(request: Request, store: Store) -> Response:
     """An empty answer, once it is done."""
     asked = management.copy(await read_json(request, "ollama"))
-    refuse_served(request, asked.destination)
+    await refuse_served(request, asked.destination)
     try:
         await asyncio.to_thread(store.copy, asked.source, asked.destination)
     except ModelNotFound as error:
@@ -154,10 +154,15 @@ async def delete_openai(request: Request, name: str, store: Store) -> Response:
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-def refuse_served(request: Request, name: ModelName) -> None:
-    """Raises `BadRequest` for a name of the deployed model: what the store has under it nobody could reach."""
-    runtime: Runtime = request.app.state.runtime
-    if name.canonical in {served.lower() for served in runtime.serves()}:
+async def _own(runtime: Runtime) -> set[str]:
+    """The names of what the service was started with: they go before the store's."""
+    configured = {offer.name for offer in await runtime.offers() if not offer.digest}
+    return {name.lower() for name in {*runtime.serves(), *configured}}
+
+
+async def refuse_served(request: Request, name: ModelName) -> None:
+    """Raises `BadRequest` for a name of the service's own: what the store has under it nobody could reach."""
+    if name.canonical in await _own(request.app.state.runtime):
         raise BadRequest(
             f"model '{name}' is what this service was started with: choose another name", param="model"
         )
@@ -166,8 +171,7 @@ def refuse_served(request: Request, name: ModelName) -> None:
 async def served_file(request: Request, name: ModelName) -> Path | None:
     """The GGUF file of a model that is served and not in the store; None if there is none."""
     runtime: Runtime = request.app.state.runtime
-    offered = {offer.name.lower() for offer in await runtime.offers()}
-    if name.canonical not in offered | {served.lower() for served in runtime.serves()}:
+    if name.canonical not in await _own(runtime):
         return None
     return (await runtime.find(str(name))).resident.file
 
@@ -177,7 +181,7 @@ async def _delete(request: Request, store: ModelStore, name: ModelName, asked: s
     try:
         await asyncio.to_thread(store.delete, name)
     except ModelNotFound as error:
-        if name.canonical in {served.lower() for served in runtime.serves()}:
+        if name.canonical in await _own(runtime):
             raise Forbidden(
                 f"model '{asked}' is what this service was started with, not one of its store: it stays"
             ) from error
