@@ -114,7 +114,8 @@ def test_one_repository_can_hold_every_engine() -> None:
 def test_the_locks_hold_what_the_package_asks_for(extra: str) -> None:
     """Every requirement of the extra is locked: an image never lacks a library that the service imports."""
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
-    names = {re.split(r"[<>=!;\[ ]", line, maxsplit=1)[0] for line in asked} - {"akashllm"}
+    named = {re.split(r"[<>=!;\[ ]", line, maxsplit=1)[0] for line in asked} - {"akashllm"}
+    names = {re.sub(r"[-_.]+", "-", name).lower() for name in named}
     locks = ["server"] if extra == "server" else ["llamacpp", "llama-cpp-python"]
     locked = {
         name
