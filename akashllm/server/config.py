@@ -113,9 +113,11 @@ class Config:
 def read_config(path: Path) -> Config:
     """The configuration in a file. Raises `BadConfig` with every fault, `UsageError` if it cannot be read."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise BadConfig(path.name, [f"it is larger than {MAX_BYTES} bytes"])
-        text = path.read_text(encoding="utf-8")
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(

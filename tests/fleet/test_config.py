@@ -176,6 +176,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(UsageError, match="larger than"):
         read_config(path)
+    with pytest.raises(UsageError, match="larger than"):
+        read_config(Path("/dev/zero"))
 
 
 @given(
