@@ -93,7 +93,12 @@ def environment(
         "AKASHLLM_PORT": str(PORT),
     }
     if source.kind != "ct2":
-        values |= {"AKASHLLM_CONTEXT": str(context), "AKASHLLM_CONCURRENCY": str(concurrency)}
+        values["AKASHLLM_CONCURRENCY"] = str(concurrency)
+    if model.task == "transcription":
+        if request.engine == "vllm":
+            values["AKASHLLM_TASK"] = "transcribe"
+    else:
+        values["AKASHLLM_CONTEXT"] = str(context)
     if gpus > 1:
         values["AKASHLLM_GPUS"] = str(gpus)
     if request.nodes > 1:

@@ -104,25 +104,20 @@ def make_plan(
 
 
 def _check_speech(request: DeployRequest, model: Model) -> None:
-    """A Whisper hears 30 s at a time, and faster-whisper one recording."""
+    """A Whisper hears 30 s at a time, and faster-whisper one recording on one GPU."""
     if model.task != "transcription":
         return
-    if request.engine == "vllm":
-        raise UsageError(
-            "vLLM answers no recordings here",
-            hint="use --engine llamacpp, whose image serves a Whisper with faster-whisper",
-        )
     if request.context not in {None, model.context}:
         raise UsageError(f"{model.alias} transcribes: it has no context to choose", hint="leave --context out")
-    if (request.gpu_count or 1) > 1:
+    if request.engine == "llamacpp" and (request.gpu_count or 1) > 1:
         raise UsageError(
             "faster-whisper, which transcribes in the llamacpp image, uses one GPU",
-            hint="leave --gpu-count out, and take --replicas for more recordings at once",
+            hint="leave --gpu-count out, and use --engine vllm for many recordings at once",
         )
-    if (request.concurrency or 1) > 1:
+    if request.engine == "llamacpp" and (request.concurrency or 1) > 1:
         raise UsageError(
             "faster-whisper, which transcribes in the llamacpp image, takes one recording at a time",
-            hint="leave --concurrency out, and take --replicas for more at once",
+            hint="leave --concurrency out, and use --engine vllm for many at once",
         )
     if request.manage:
         raise UsageError(f"{model.alias} is served alone", hint="leave --manage out")
@@ -140,7 +135,7 @@ def _context(request: DeployRequest, model: Model) -> int:
 
 
 def _concurrency(request: DeployRequest, model: Model) -> int:
-    if model.task == "transcription":
+    if model.task == "transcription" and request.engine == "llamacpp":
         return 1
     if request.cpu_only and not model.cpu:
         return 2

@@ -143,7 +143,7 @@ def engines_of(model: Model) -> tuple[EngineName, ...]:
         found.append("llamacpp")
     if source.ollama:
         found.append("ollama")
-    if source.hf and model.task != "transcription":
+    if source.hf:
         found.append("vllm")
     return tuple(found)
 

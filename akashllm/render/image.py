@@ -32,7 +32,7 @@ _LOCKS: dict[EngineName, dict[str, str]] = {
         "build.lock": "build.txt",
         "whisper.lock": "whisper.txt",
     },
-    "vllm": {"requirements.lock": "server.txt", "ray.lock": "ray.txt"},
+    "vllm": {"requirements.lock": "server.txt", "audio.lock": "audio.txt", "ray.lock": "ray.txt"},
     "ollama": {"requirements.lock": "server.txt"},
 }
 _HEALTH = (

@@ -18,8 +18,8 @@ EXAMPLES: tuple[DeployRequest, ...] = (
     DeployRequest(model="llama3", engine="llamacpp", name="llamacpp-llama3-cpu", cpu_only=True),
     DeployRequest(model="llama3", engine="ollama", name="ollama-llama3-cpu", cpu_only=True),
 )
-"""Each engine with llama3, one 70B on several GPUs, one on two nodes, one that embeds, one that transcribes, and
-two without a GPU."""
+"""Each engine with llama3, one 70B on several GPUs, one on two nodes, one that embeds, one that transcribes,
+and two without a GPU."""
 
 
 def repository_files() -> dict[str, str]:

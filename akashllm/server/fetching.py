@@ -33,13 +33,19 @@ def weights_for(settings: Settings, *, choice: Choice = "gguf") -> Weights | Non
 
 
 def fetched(
-    settings: Settings, build: Callable[[Path], Engine], *, name: str, choice: Choice = "gguf"
+    settings: Settings,
+    build: Callable[[Path], Engine],
+    *,
+    name: str,
+    choice: Choice = "gguf",
+    kind: type[FetchedEngine] = FetchedEngine,
 ) -> FetchedEngine | None:
     """The engine that `build` makes once the weights are here; None where they are on this machine anyway."""
     weights = weights_for(settings, choice=choice)
     if weights is None:
         return None
-    return FetchedEngine(weights, build, name=name, info=ModelInfo(name=settings.served_name))
+    info = ModelInfo(name=settings.served_name, slots=settings.concurrency)
+    return kind(weights, build, name=name, info=info)
 
 
 def model_path(settings: Settings, engine: Engine) -> Path | None:

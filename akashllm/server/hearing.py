@@ -20,7 +20,7 @@ USUAL = "whisper-1"
 
 DEPLOY = (
     f"set {PREFIX}TRANSCRIBE_MODEL to a Whisper in CTranslate2's format beside the model, or serve one alone "
-    f"with {PREFIX}ENGINE=whisper"
+    f"with {PREFIX}ENGINE=whisper, or with {PREFIX}ENGINE=vllm and {PREFIX}TASK=transcribe"
 )
 
 
@@ -42,7 +42,7 @@ class Hearing:
         self._names = {_canonical(name), _canonical(USUAL)}
         if not own:
             self._names |= {_canonical(alias) for alias in settings.model_aliases if alias != "*"}
-        self._admission = Admission(1, settings.queue)
+        self._admission = Admission(engine.info.slots, settings.queue)
         self._loading: asyncio.Task[None] | None = None
 
     def resolve(self, typed: str) -> str:

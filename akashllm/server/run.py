@@ -26,7 +26,7 @@ from akashllm.server.building import Files
 from akashllm.server.connection import patient
 from akashllm.server.domain import ModelInfo
 from akashllm.server.engine import Engine, Transcriber
-from akashllm.server.engines.fetched import FetchedTranscriber
+from akashllm.server.engines.fetched import FetchedEngine, FetchedTranscriber
 from akashllm.server.fetching import fetched, weights_for, weights_of
 from akashllm.server.fleet import configured_model, make_builder, read_settings
 from akashllm.server.hearing import served_name
@@ -80,7 +80,8 @@ def build_engine(settings: Settings) -> Engine:
     if settings.engine == "whisper":
         return _build_whisper(settings, settings.weights or settings.model, settings.served_name)
     if settings.engine == "vllm":
-        coming = fetched(settings, partial(vllm.build, settings), name="vllm", choice="folder")
+        kind = FetchedTranscriber if settings.task == "transcribe" else FetchedEngine
+        coming = fetched(settings, partial(vllm.build, settings), name="vllm", choice="folder", kind=kind)
         return coming or vllm.build_local(settings)
     if importlib.util.find_spec("llama_cpp") is None:
         raise MissingExtra(

@@ -175,8 +175,9 @@ class Settings:
     )
     task: str = _setting(
         "auto",
-        choice("auto", "generate", "embed"),
-        "for the engine `vllm`: what the model is for; `embed` makes embeddings with a model for text",
+        choice("auto", "generate", "embed", "transcribe"),
+        "for the engine `vllm`: what the model is for; `embed` makes embeddings with a model for text, "
+        "`transcribe` serves a Whisper",
     )
     chats: str = _setting(
         "auto",
@@ -554,6 +555,10 @@ def _shown(value: Any) -> str:
             return str(value)
 
 
+_MAX_SECRET = 1 << 16
+"""Bytes of a file with a key that are read: the rest of a longer one belongs to no key."""
+
+
 def _from_file(variable: str, raw: str | None, environ: Mapping[str, str], faults: list[str]) -> str | None:
     """The secret itself, from the variable or from the file another one names."""
     path = environ.get(f"{variable}_FILE", "").strip()
@@ -563,7 +568,8 @@ def _from_file(variable: str, raw: str | None, environ: Mapping[str, str], fault
         faults.append(f"{variable}_FILE: contradicts {variable}; unset one of them")
         return raw
     try:
-        content = Path(path).read_text(encoding="utf-8").strip()
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_SECRET).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         faults.append(

@@ -10,16 +10,16 @@ from pathlib import Path
 from akashllm.errors import UsageError
 from akashllm.names import ModelName
 from akashllm.server.engines.vllm import cluster
-from akashllm.server.engines.vllm.engine import VllmEngine
+from akashllm.server.engines.vllm.engine import VllmEngine, VllmTranscriber
 from akashllm.server.engines.vllm.options import Chats, Options, Task
 from akashllm.server.engines.vllm.worker import WorkerNode
 from akashllm.server.settings import PREFIX, Settings
 
 _CHATS: dict[str, Chats] = {"auto": "auto", "own": "own", "vllm": "vllm"}
-_TASKS: dict[str, Task] = {"auto": "auto", "generate": "generate", "embed": "embed"}
+_TASKS: dict[str, Task] = {"auto": "auto", "generate": "generate", "embed": "embed", "transcribe": "transcribe"}
 
 
-def build(settings: Settings, folder: Path) -> VllmEngine | WorkerNode:
+def build(settings: Settings, folder: Path) -> VllmEngine | VllmTranscriber | WorkerNode:
     """The engine for the model in `folder`, not loaded yet; or this node's part in a head's.
 
     Raises `UsageError` if there is no such interpreter.
@@ -39,6 +39,15 @@ def build(settings: Settings, folder: Path) -> VllmEngine | WorkerNode:
             path=settings.child_path,
             key=settings.api_key,
         )
+    if settings.task == "transcribe":
+        return VllmTranscriber(
+            folder,
+            name=settings.served_name,
+            slots=settings.concurrency,
+            options=options(settings),
+            python=python,
+            path=settings.child_path,
+        )
     return VllmEngine(
         folder,
         name=settings.served_name,
@@ -51,7 +60,7 @@ def build(settings: Settings, folder: Path) -> VllmEngine | WorkerNode:
     )
 
 
-def build_local(settings: Settings) -> VllmEngine | WorkerNode:
+def build_local(settings: Settings) -> VllmEngine | VllmTranscriber | WorkerNode:
     """As `build`, for a model whose files are here. Raises `UsageError` if they are not."""
     folder = settings.model_file
     if not (folder / "config.json").is_file():

@@ -37,7 +37,7 @@ TIMES = tuple(f"<|{step * 0.02:.2f}|>" for step in range(1501))
 def write_whisper(folder: Path, *, seed: int = 4) -> Path:
     """Write the model's folder: weights, vocabulary, tokenizer, features."""
     folder.mkdir(parents=True)
-    texts = _texts()
+    texts = texts_of()
     vocabulary = [*texts, *SPECIAL, *TIMES]
     spec = _weights(len(vocabulary), np.random.default_rng(seed))
     spec.register_vocabulary(vocabulary)
@@ -53,11 +53,11 @@ def write_whisper(folder: Path, *, seed: int = 4) -> Path:
             {"feature_size": 80, "sampling_rate": 16000, "hop_length": 160, "n_fft": 400, "chunk_length": 30}
         )
     )
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(texts)))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_of(texts)))
     return folder
 
 
-def _texts() -> list[str]:
+def texts_of() -> list[str]:
     """The bytes, as byte-level BPE writes them, then words of three syllables."""
     shown = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     letters = {byte: chr(byte) for byte in shown}
@@ -69,7 +69,8 @@ def _texts() -> list[str]:
     return [*letters.values(), *itertools.islice(words, TEXTS - 257), ""]
 
 
-def _tokenizer(texts: list[str]) -> dict[str, Any]:
+def tokenizer_of(texts: list[str]) -> dict[str, Any]:
+    """`tokenizer.json` over these texts: byte-level, with Whisper's control tokens and times."""
     added = [
         {
             "id": len(texts) + place,

@@ -11,10 +11,13 @@ from akashllm.plan import DeployRequest
 from akashllm.planning import make_plan
 from akashllm.planning.written import plan_of
 from akashllm.render import render_sdl
+from akashllm.server.engine import Transcriber
+from akashllm.server.run import build_engine
+from akashllm.server.settings import Settings
 
 
 def test_a_whisper_is_planned_for_the_engine_that_transcribes() -> None:
-    """The llama.cpp image runs faster-whisper: one GPU, one recording, weights as stored, memory as measured."""
+    """The llama.cpp image runs faster-whisper: one GPU and recording, weights as stored, memory as measured."""
     on_gpu, on_cpu = (make_plan(DeployRequest(model="whisper", cpu_only=cpu)) for cpu in (False, True))
 
     assert on_gpu.image.startswith("akashllm/llamacpp:")
@@ -31,7 +34,7 @@ def test_a_whisper_is_planned_for_the_engine_that_transcribes() -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"engine": "vllm"}, "--engine llamacpp"),
+        ({"engine": "vllm", "context": 300}, "--context"),
         ({"engine": "ollama"}, "--engine llamacpp"),
         ({"gpu_count": 2}, "--gpu-count"),
         ({"concurrency": 4}, "--concurrency"),
@@ -54,3 +57,17 @@ def test_the_sdl_of_a_whisper_reads_back_as_its_plan() -> None:
 
     assert (read.engine, read.model.kind, read.model.alias) == ("llamacpp", "ct2", "whisper")
     assert (read.env, read.secrets, read.image) == (made.env, made.secrets, made.image)
+
+
+def test_a_whisper_for_vllm_is_planned_to_be_told_so() -> None:
+    """The engine is told what the model is for, and hears several recordings at once."""
+    made = make_plan(DeployRequest(model="whisper", engine="vllm"))
+    chosen = Settings.from_env(dict(made.env) | {"AKASHLLM_API_KEY": "sk-of-a-test-0123456789"})
+
+    assert (chosen.engine, chosen.task, chosen.model) == (
+        "vllm",
+        "transcribe",
+        "hf.co/openai/whisper-large-v3-turbo",
+    )
+    assert chosen.concurrency == made.concurrency > 1
+    assert isinstance(build_engine(chosen), Transcriber)

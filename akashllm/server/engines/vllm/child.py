@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from akashllm.errors import BadRequest, ServiceError
-from akashllm.server.domain import EngineStats
+from akashllm.server.domain import EngineStats, Heard, Segment
 from akashllm.server.domain import Event as Told
 from akashllm.server.engines import frames
 from akashllm.server.engines.frames import (
@@ -43,6 +43,8 @@ from akashllm.server.engines.frames import (
     Step,
     Submit,
     Tokenize,
+    Transcribe,
+    Transcribed,
 )
 from akashllm.server.engines.lifeline import die_with_parent
 from akashllm.server.engines.vllm import launch
@@ -52,6 +54,7 @@ from akashllm.server.engines.vllm.options import Options
 from akashllm.server.engines.vllm.overheard import Overheard
 
 if TYPE_CHECKING:
+    from akashllm.server.engines.vllm.listening import Listening
     from akashllm.server.engines.vllm.serving import Serving
 
 BEAT = 0.5
@@ -69,7 +72,7 @@ class Child:
         self._connection = connection
         self._sending = Lock()
         self._stop = Event()
-        self._serving: Serving | None = None
+        self._serving: Serving | Listening | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._answers: list[Answer] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -107,12 +110,14 @@ class Child:
         launch.prepare_environment()
         vram = launch.check_machine(order, options)
         engine, counts = launch.start(order, options)
+        from akashllm.server.engines.vllm.listening import Listening
         from akashllm.server.engines.vllm.serving import Serving
 
+        kind: type[Serving | Listening] = Listening if options.task == "transcribe" else Serving
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         threading.stack_size(_STACK)
-        self._serving = serving = await Serving.over(engine, counts, order, options, vram)
+        self._serving = serving = await kind.over(engine, counts, order, options, vram)
         await serving.warm_up()
         self._send(Ready(info=serving.info))
         Thread(target=self._read, name="orders", daemon=True).start()
@@ -156,6 +161,8 @@ class Child:
                 self._start(order.key, self._generate(serving, order))
             case Embed():
                 self._start(order.key, self._reply(order.key, lambda: serving.embed(order)))
+            case Transcribe():
+                self._start(order.key, self._transcribe(serving, order))
             case Tokenize():
                 self._start(order.key, self._reply(order.key, lambda: serving.tokenize(order)))
             case Detokenize():
@@ -180,10 +187,18 @@ class Child:
         if self._tasks.get(key) is task:
             del self._tasks[key]
 
-    async def _generate(self, serving: Serving, order: Submit) -> None:
+    async def _generate(self, serving: Serving | Listening, order: Submit) -> None:
         try:
             await serving.generate(order.key, order.request, lambda event: self._tell(order.key, event))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            fault = self._fault(error, serving)
+            if fault is not None:
+                self._tell(order.key, frames.fault(fault))
+
+    async def _transcribe(self, serving: Serving | Listening, order: Transcribe) -> None:
+        try:
+            await serving.transcribe(order.request, lambda event: self._tell(order.key, event))
+        except Exception as error:  # noqa: BLE001 - as above
             fault = self._fault(error, serving)
             if fault is not None:
                 self._tell(order.key, frames.fault(fault))
@@ -199,7 +214,7 @@ class Child:
             reply = Reply(key=key, fault=frames.fault(fault))
         self._send(reply)
 
-    def _fault(self, error: Exception, serving: Serving | None) -> ServiceError | None:
+    def _fault(self, error: Exception, serving: Serving | Listening | None) -> ServiceError | None:
         """The error for the client; None if the whole process is about to end, which answers everybody."""
         if isinstance(error, ServiceError):
             return error
@@ -214,7 +229,7 @@ class Child:
 
     # --- reports -------------------------------------------------------------------------------------------
 
-    def _tell(self, key: int, event: Told | frames.Fault) -> None:
+    def _tell(self, key: int, event: Told | Heard | Segment | Transcribed | frames.Fault) -> None:
         """Have an event sent, together with what else this turn of the loop brings."""
         if not self._answers and self._loop is not None:
             self._loop.call_soon(self._flush)

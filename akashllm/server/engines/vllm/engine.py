@@ -12,6 +12,7 @@ from akashllm.errors import AkashllmError
 from akashllm.server.domain import Event, ModelInfo
 from akashllm.server.engines.framed import Feed, FramedEngine
 from akashllm.server.engines.frames import Load
+from akashllm.server.engines.listening import ListeningEngine
 from akashllm.server.engines.vllm.options import Options
 from akashllm.server.models.folder import describe
 
@@ -66,6 +67,38 @@ class VllmEngine(FramedEngine):
         """The child has read the answer already: it has the parsers."""
         del feed
         return (event,)
+
+
+class VllmTranscriber(ListeningEngine):
+    """A Whisper in a folder of Hugging Face files, served by vLLM: a `Transcriber`, `slots` recordings at once.
+
+    The child finds what reads recordings under this interpreter, so vLLM's own need not have it.
+    """
+
+    def __init__(
+        self,
+        model: Path | str,
+        *,
+        name: str,
+        slots: int = 8,
+        options: Options | None = None,
+        python: str = "",
+        path: str = "",
+        watchdog: float = WATCHDOG,
+    ) -> None:
+        told = msgspec.structs.replace(options or Options(), task="transcribe", decoder=sys.executable)
+        info = msgspec.structs.replace(
+            _from_files(Path(model), name, slots), family="whisper", capabilities=("transcription",)
+        )
+        super().__init__(
+            "vllm",
+            CHILD,
+            Load(model=str(model), name=name, slots=slots, options=told.pack()),
+            info,
+            watchdog=watchdog,
+            python=python or sys.executable,
+            environment={"PYTHONPATH": path} if path else {},
+        )
 
 
 def _from_files(folder: Path, name: str, slots: int) -> ModelInfo:

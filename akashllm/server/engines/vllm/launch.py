@@ -103,7 +103,7 @@ def arguments(order: Load, options: Options, known: Iterable[str]) -> dict[str, 
         wanted |= {"pipeline_parallel_size": options.nodes, "distributed_executor_backend": "ray"}
     if options.task == "embed":
         wanted |= {"runner": "pooling", "convert": "embed"}
-    elif options.task == "generate":
+    elif options.task in {"generate", "transcribe"}:
         wanted["runner"] = "generate"
     if options.adapters:
         wanted |= {

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Task = Literal["auto", "generate", "embed"]
+Task = Literal["auto", "generate", "embed", "transcribe"]
 Chats = Literal["auto", "own", "vllm"]
 
 
@@ -17,11 +17,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     nodes             nodes over which the layers are spread (pipeline parallelism), joined by Ray; 1: no Ray
     memory            part of each GPU's memory vLLM plans with, 0 to 1; 0: its default
     dtype             of the computation: auto, bfloat16, float16, float32
-    task              auto: by the model's kind; embed turns a generative model into one for embeddings
+    task              auto: by the model's kind; embed turns a generative model into one for embeddings;
+                      transcribe: the model is a Whisper
     chats             who writes and reads them: this service, or vLLM; auto: see `rendering` and `reading`
     tool_parser       vLLM's parser of tool calls for this model, by name; empty: it has none
     reasoning_parser  likewise for thinking
     adapters          LoRA adapters: the name each is served under (`name:tag`) and its folder
+    decoder           the interpreter that has what reads recordings, for a Whisper; empty: vLLM's own
     extra             further engine arguments in vLLM's own words
     """
 
@@ -34,6 +36,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     tool_parser: str = ""
     reasoning_parser: str = ""
     adapters: dict[str, str] = {}
+    decoder: str = ""
     extra: dict[str, Any] = {}
 
     def pack(self) -> dict[str, Any]:

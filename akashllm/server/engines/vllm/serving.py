@@ -11,8 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import msgspec
-from vllm.exceptions import GracefulHTTPError, VLLMClientError
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.exceptions import VLLMClientError
 
 from akashllm.errors import BadRequest, ServiceError, Unsupported
 from akashllm.server.domain import (
@@ -27,6 +26,7 @@ from akashllm.server.domain import (
     ModelInfo,
     Sampling,
     TextPrompt,
+    Transcription,
 )
 from akashllm.server.engines.frames import Detokenize, Embed, Load, Reply, Tokenize
 from akashllm.server.engines.vllm import launch
@@ -36,6 +36,7 @@ from akashllm.server.engines.vllm.launch import Refusal
 from akashllm.server.engines.vllm.options import Options
 from akashllm.server.engines.vllm.prepare import Preparer
 from akashllm.server.engines.vllm.reading import Readers
+from akashllm.server.engines.vllm.refused import refusal
 from akashllm.server.engines.vllm.rendering import prompts_for
 from akashllm.server.engines.vllm.stats import Counts
 from akashllm.server.engines.vllm.vocabulary import Vocabulary
@@ -82,6 +83,8 @@ class Serving:
     async def over(cls, engine: Any, counts: Counts, order: Load, options: Options, vram: int) -> Serving:
         """Get to know what `engine` runs in `vram` bytes of GPU memory. Raises `Refusal`."""
         tasks = await engine.get_supported_tasks()
+        if "transcription" in tasks and "generate" not in tasks:
+            raise Refusal("this model transcribes speech: set AKASHLLM_TASK=transcribe")
         embeds = "generate" not in tasks
         if embeds and "embed" not in tasks:
             raise Refusal(f"this model neither generates text nor embeds it (vLLM says: {', '.join(tasks)})")
@@ -142,6 +145,11 @@ class Serving:
         finally:
             del self._running[key]
 
+    async def transcribe(self, request: Transcription, emit: Callable[[Any], None]) -> None:
+        """Refused."""
+        del request, emit
+        raise Unsupported("this model does not transcribe speech", param="model")
+
     async def embed(self, order: Embed) -> Reply:
         """Vectors. Raises `Unsupported` where vLLM was started to generate."""
         if not self._embeds:
@@ -188,9 +196,7 @@ class Serving:
 
     def refusal(self, error: Exception) -> str | None:
         """VLLM's words if it refused the request; None if the fault is not the client's."""
-        if isinstance(error, EngineDeadError) or not isinstance(error, VLLMClientError | GracefulHTTPError):
-            return None
-        return str(error).strip().splitlines()[0][:500] if str(error).strip() else "vLLM refuses this request"
+        return refusal(error)
 
     def waiting_tokens(self) -> int:
         """Tokens of the prompts in work; 0 if nothing is expected of the engine."""

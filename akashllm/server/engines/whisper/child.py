@@ -35,7 +35,7 @@ from akashllm.server.engines.frames import (
     Transcribed,
 )
 from akashllm.server.engines.lifeline import die_with_parent
-from akashllm.server.engines.whisper.decode import RATE, samples
+from akashllm.server.engines.sound import RATE, samples
 
 BEAT = 0.5
 """Seconds between signs of life."""

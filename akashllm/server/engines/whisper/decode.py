@@ -10,30 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import subprocess
 import sys
-import threading
-from pathlib import Path
 from typing import Final
 
 import av
-import numpy as np
 from av.audio.resampler import AudioResampler
-from numpy.typing import NDArray
 
-from akashllm.errors import BadRequest, ServiceError
 from akashllm.server.engines.lifeline import die_with_parent
+from akashllm.server.engines.sound import RATE, UNREADABLE
 
-RATE: Final = 16_000
-"""Samples a second, as Whisper wants them."""
-
-_WIDTH: Final = 2
 _MEMORY: Final = 1 << 31
 """Bytes of address space of a decoding process."""
-_PATIENCE: Final = 20.0
-"""Seconds a decoding process has, plus one for every `_FASTER` seconds of sound it may give."""
-_FASTER: Final = 30.0
-_CHUNK: Final = 1 << 18
 
 DEMUXERS: Final = {
     "wav": "wav",
@@ -47,51 +34,6 @@ DEMUXERS: Final = {
 """FFmpeg's name of the demuxer for each format that is accepted."""
 
 
-def samples(path: str, form: str, longest: float) -> NDArray[np.float32]:
-    """The sound of a file, mono, -1 to 1. Raises `BadRequest` for none, or more than `longest` seconds."""
-    command = [sys.executable, "-m", "akashllm.server.engines.whisper.decode", form, str(os.getpid())]
-    limit = int(longest * RATE) * _WIDTH
-    data = bytearray()
-    with (
-        Path(path).open("rb") as sound,
-        subprocess.Popen(command, stdin=sound, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
-    ):
-        assert process.stdout is not None
-        clock = threading.Timer(_PATIENCE + longest / _FASTER, process.kill)
-        clock.start()
-        try:
-            while len(data) <= limit and (chunk := process.stdout.read(_CHUNK)):
-                data += chunk
-        finally:
-            clock.cancel()
-            if len(data) > limit:
-                process.kill()
-        code = process.wait()
-    if len(data) > limit:
-        raise BadRequest(
-            f"the sound lasts longer than {longest:g} s, the limit of this service",
-            hint="send it in parts",
-            param="file",
-            code="audio_too_long",
-        )
-    if code == _UNREADABLE or (code == 0 and not data):
-        raise BadRequest(
-            "the file has no sound that can be decoded",
-            hint="send a whole flac, mp3, mp4, m4a, ogg, wav or webm file",
-            param="file",
-            code="invalid_audio",
-        )
-    if code < 0:
-        raise BadRequest("the file breaks the decoder: it is damaged", param="file", code="invalid_audio")
-    if code:
-        raise ServiceError("the sound could not be decoded on this machine")
-    count = len(data) // _WIDTH
-    return np.frombuffer(data, np.int16, count).astype(np.float32) / 32768.0
-
-
-_UNREADABLE: Final = 65
-
-
 def main() -> None:
     """`python -m akashllm.server.engines.whisper.decode FORMAT PARENT_PID`: a file in, samples out."""
     form, parent = sys.argv[1], int(sys.argv[2])
@@ -102,7 +44,7 @@ def main() -> None:
     try:
         _decode(form)
     except (av.error.FFmpegError, av.error.InvalidDataError, IndexError, MemoryError, ValueError):
-        sys.exit(_UNREADABLE)
+        sys.exit(UNREADABLE)
     except BrokenPipeError:
         os._exit(0)
 
@@ -131,7 +73,7 @@ def _decode(form: str) -> None:
                 out.write(piece.to_ndarray().tobytes())
         out.flush()
         if bad > good:
-            sys.exit(_UNREADABLE)
+            sys.exit(UNREADABLE)
 
 
 if __name__ == "__main__":
