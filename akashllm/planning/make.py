@@ -119,6 +119,8 @@ def _check_speech(request: DeployRequest, model: Model) -> None:
             "faster-whisper, which transcribes in the llamacpp image, takes one recording at a time",
             hint="leave --concurrency out, and use --engine vllm for many at once",
         )
+    if request.nodes > 1:
+        raise UsageError(f"{model.alias} fits one machine", hint="leave --nodes out; --replicas adds copies")
     if request.manage:
         raise UsageError(f"{model.alias} is served alone", hint="leave --manage out")
 

@@ -35,6 +35,7 @@ def test_a_whisper_is_planned_for_the_engine_that_transcribes() -> None:
     ("more", "words"),
     [
         ({"engine": "vllm", "context": 300}, "--context"),
+        ({"engine": "vllm", "nodes": 2}, "--nodes"),
         ({"engine": "ollama"}, "--engine llamacpp"),
         ({"gpu_count": 2}, "--gpu-count"),
         ({"concurrency": 4}, "--concurrency"),

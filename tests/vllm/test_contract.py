@@ -17,6 +17,7 @@ sys.modules.update(dict.fromkeys(absent))
 for name in (
     "engines.vllm.child", "engines.vllm.launch", "engines.vllm.facts", "engines.vllm.vocabulary",
     "engines.vllm.lifeline", "engines.vllm.overheard", "engines.vllm.options", "engines.vllm.cluster",
+    "engines.vllm.timestamps",
     "engines.prompts", "engines.shape", "engines.trial", "engines.answer", "models.folder",
 ):
     importlib.import_module("akashllm.server." + name)
