@@ -110,6 +110,15 @@ def main() -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. Never raises for what a person, a market or a service did."""
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        # Whoever read our output has gone: the interpreter must not complain about it when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
     options = list(arguments)
     if "--" in options:
         options = options[: options.index("--")]
@@ -127,9 +136,7 @@ def run(arguments: Sequence[str]) -> int:
         hint = getattr(error, "hint", "")
         return _say("Interrupted", "interrupted", hint, EXIT_INTERRUPTED, as_json=as_json)
     except BrokenPipeError:
-        # Whoever read our output has gone: the interpreter must not complain about it when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except Exception as error:  # noqa: BLE001 - the last place that can say anything

@@ -556,7 +556,7 @@ def _shown(value: Any) -> str:
 
 
 _MAX_SECRET = 1 << 16
-"""Bytes of a file with a key that are read: the rest of a longer one belongs to no key."""
+"""Bytes of a file with a key: one that is longer is another file."""
 
 
 def _from_file(variable: str, raw: str | None, environ: Mapping[str, str], faults: list[str]) -> str | None:
@@ -569,12 +569,16 @@ def _from_file(variable: str, raw: str | None, environ: Mapping[str, str], fault
         return raw
     try:
         with Path(path).open("rb") as file:
-            content = file.read(_MAX_SECRET).decode().strip()
+            data = file.read(_MAX_SECRET + 1)
+        content = data.decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         faults.append(
             f"{variable}_FILE: cannot be read ({reason}); for example {variable}_FILE=/run/secrets/key"
         )
+        return None
+    if len(data) > _MAX_SECRET:
+        faults.append(f"{variable}_FILE: the file is larger than any key; put the key on its only line")
         return None
     if not content:
         faults.append(f"{variable}_FILE: the file is empty; put the key on its only line")

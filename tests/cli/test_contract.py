@@ -306,6 +306,25 @@ def test_module_and_script_are_the_same_program(there: Run) -> None:
     assert (said.code, said.error["type"]) == (4, "NoSuchDeployment")
 
 
+@pytest.mark.parametrize("arguments", [("models", "--json"), ("status", "nobody", "--json")])
+def test_who_stops_reading_gets_no_traceback(home: Home, arguments: tuple[str, ...]) -> None:
+    """Answers and errors end quietly where nobody reads them any more, as after `| head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "akashllm", *arguments],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
 @pytest.mark.parametrize("how", ["corrupt", "readable", "newer"])
 def test_a_record_that_is_refused_is_left_alone(here: Run, home: Home, how: str) -> None:
     """A damaged, open or newer record: exit code 4, a way out, and not one byte changed."""

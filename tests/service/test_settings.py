@@ -90,6 +90,7 @@ def test_a_key_may_come_from_a_file(tmp_path: Path) -> None:
     assert "cannot be read" in faults(API_KEY_FILE=str(tmp_path / "none"))[0]
     file.write_text("")
     assert any("empty" in line for line in faults(API_KEY_FILE=str(file)))
+    assert "larger than any key" in faults(API_KEY_FILE="/dev/zero")[0]
 
 
 def test_an_unknown_variable_is_a_warning() -> None:
