@@ -72,7 +72,7 @@ def _ours(sdl: Sdl, source: str) -> tuple[Service, dict[str, str], EngineName]:
         env = environment(sdl, service.name)
         said = env.get(_ENGINE)
         for engine in get_args(EngineName):
-            if said in {engine, _BESIDE.get(engine)} and service.name in sdl.deployment:
+            if said in {engine, _BESIDE.get(engine, engine)} and service.name in sdl.deployment:
                 return service, env, engine
     raise UsageError(
         f"no service of {source} says by {_ENGINE} which engine it runs",
