@@ -246,15 +246,24 @@ def _no_fit(
             f"nothing that holds {model.alias} costs ${request.max_price:.2f} an hour or less",
             hint=f"{cheapest.count} x {cheapest.gpu.label} costs about ${cheapest.usd_hour or 0:.2f} an hour",
         )
+    possible = counts_for(model, engine)
+    if request.gpu_count and request.gpu_count not in possible:
+        shape = model.shape
+        why = f"{shape.heads} attention heads" if engine == "vllm" else f"{shape.layers} layers"
+        return DoesNotFit(
+            f"{model.alias} cannot be split over {request.gpu_count} GPUs: it has {why}",
+            hint=f"use --gpu-count {' or '.join(map(str, possible))}, or --replicas for more copies",
+        )
     largest = max(able, key=lambda gpu: gpu.memory_gib)
-    counts = [n for n in counts_for(model, engine) if not request.gpu_count or n == request.gpu_count] or [1]
+    counts = [n for n in possible if not request.gpu_count or n == request.gpu_count] or [1]
     most = max(counts)
     each = need.per_gpu_gib(most, model.shape.kv_heads, engine, request.nodes)
     has = usable_gib(largest, engine)
-    where = f"{most} x {largest.model}" if most > 1 else f"an {largest.model}"
-    where = f"{request.nodes} nodes with {where}" if request.nodes > 1 else where
+    article = "an" if largest.model[0] in "aefhilmnorsx" else "a"
+    where = f"each of {most} x {largest.model}" if most > 1 else f"{article} {largest.model}"
+    where = f"{where} of {request.nodes} nodes" if request.nodes > 1 else where
     return DoesNotFit(
-        f"{model.alias} in {quant.name} needs {need.total_gib:.1f} GiB ({each:.1f} GiB on each of {where}, "
+        f"{model.alias} in {quant.name} needs {need.total_gib:.1f} GiB ({each:.1f} GiB on {where}, "
         f"of which {engine} may use {has:.1f})",
         hint="take less --context or --concurrency, a smaller --quant, or larger GPUs"
         + (", or more --nodes" if engine == "vllm" else ""),

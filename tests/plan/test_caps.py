@@ -1,10 +1,10 @@
-"""The price cap that a person asks for."""
+"""What a person caps: the price, the number of GPUs."""
 
 from __future__ import annotations
 
 import pytest
 
-from akashllm.errors import UsageError
+from akashllm.errors import DoesNotFit, UsageError
 from akashllm.plan import DeployRequest
 from akashllm.planning import make_plan
 from akashllm.planning.price import BLOCKS_AN_HOUR
@@ -18,3 +18,10 @@ def test_a_cap_that_rounds_to_nothing_is_refused(replicas: int) -> None:
     assert plan.max_uact_block == 0.01
     with pytest.raises(UsageError, match="less than the smallest price"):
         make_plan(DeployRequest(model="tiny", replicas=replicas, max_price=smallest / 2))
+
+
+def test_a_number_of_gpus_that_cannot_share_a_model_says_so() -> None:
+    """Where there is memory enough but nothing to split, it is not memory that is said to be short."""
+    with pytest.raises(DoesNotFit, match="cannot be split over 8 GPUs: it has 4 layers") as caught:
+        make_plan(DeployRequest(model="tiny", gpu_count=8))
+    assert "--gpu-count 1 or 2 or 4" in caught.value.hint
