@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def nothing_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     folder = tmp_path_factory.mktemp("uploads")
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     yield
+    # The service removes the file once the answer is sent, which the client may see first.
+    deadline = time.monotonic() + 5.0
+    while list(folder.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert list(folder.iterdir()) == []
 
 
