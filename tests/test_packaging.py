@@ -62,11 +62,11 @@ def closure(package: str, extras: frozenset[str] = frozenset()) -> set[str]:
 
 
 def test_the_command_line_stays_light() -> None:
-    """Nothing heavy is among what `pip install akashllm` brings, and it is fewer than 25 packages."""
+    """Nothing heavy is among what `pip install akashllm` brings, and it is fewer than 28 packages."""
     needed = closure("akashllm")
 
     assert not needed & HEAVY
-    assert len(needed) < 25, sorted(needed)
+    assert len(needed) < 28, sorted(needed)
 
 
 def test_the_command_line_imports_nothing_of_the_service() -> None:

@@ -61,7 +61,7 @@ def show(out: Out, outcome: Outcome, *, closes: int | None = None) -> None:
     """The URL, the key and how to use them."""
     row = outcome.deployment
     message = {"role": "user", "content": "What is the capital of France?"}
-    body = shlex.quote(dumps({"model": row.model, "messages": [message]}))
+    body = shlex.quote(dumps({"model": row.model, "messages": [message], "temperature": 0}))
     curl = f'curl "$URL/v1/chat/completions" -H "Authorization: Bearer $KEY" -d {body}'
     out.document(
         {

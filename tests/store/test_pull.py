@@ -143,7 +143,7 @@ async def test_a_pull_cancelled_at_90_percent_is_resumed(shelf: Shelf, store: Mo
     weights = content(10 * MIB)
     shelf.offer(model=weights)
     registries = shelf.registries()
-    shelf.server.judge = stalling(after=8 * MIB)
+    shelf.server.judge = stalling(after=8 * MIB + MIB // 2)
     steps = pull(store, registries, M)
     async for step in steps:
         if step.completed >= 9 * MIB:

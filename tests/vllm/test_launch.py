@@ -97,6 +97,30 @@ def test_the_cause_of_a_failed_start_is_overheard() -> None:
     assert "To serve at least one request, memory (ValueError)|True" in lines
 
 
+AT_ONCE = """
+import os, subprocess, sys
+from akashllm.server.engines.vllm import lifeline
+guard = lifeline._guard
+def late(head):
+    while os.getppid() == head:
+        pass
+    guard(head)
+lifeline._guard = late
+lifeline.lead()
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+os._exit(1)
+"""
+
+
+def test_a_head_that_ends_before_its_guard_listens_takes_its_group_along() -> None:
+    """A guard that comes too late to be told sees it by itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE], stdout=subprocess.PIPE, cwd=ROOT, timeout=60, check=False
+    )
+    # Nobody holds the pipe any more, or this would still wait.
+    assert done.stdout == b""
+
+
 GUARDED = """
 import os, subprocess, sys, time
 from akashllm.server.engines.vllm.lifeline import lead

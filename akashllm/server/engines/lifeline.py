@@ -12,12 +12,17 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
     """Get a signal when the process `parent`, which started this one, ends; leave now if it has already.
 
-    prctl(2). Where the system has no such call, the end of the connection does the same a moment later. A
-    Ctrl-C in a terminal reaches the whole foreground group; here it is the parent's to act on.
+    Where the system cannot do it, the end of the connection does the same a moment later. A Ctrl-C in a
+    terminal reaches the whole foreground group; here it is the parent's to act on.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hear_of_the_end(number)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def hear_of_the_end(number: signal.Signals) -> None:
+    """Have the kernel send `number` when the parent ends from now on: prctl(2), where there is one."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)

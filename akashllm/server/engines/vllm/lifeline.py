@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from akashllm.server.engines.lifeline import die_with_parent
+from akashllm.server.engines.lifeline import hear_of_the_end
 
 _POLL = 1.0
 
@@ -29,7 +29,8 @@ def _guard(head: int) -> None:
     """Wait for the head to end. The kernel tells; where it cannot, looking once a second does."""
     sys.stdout.flush()
     os.closerange(3, 4096)
-    die_with_parent(head, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hear_of_the_end(signal.SIGTERM)
     while os.getppid() == head:
         signal.sigtimedwait({signal.SIGTERM}, _POLL)
     os.killpg(head, signal.SIGKILL)
