@@ -15,6 +15,9 @@ from akashllm.sdl.types import Compute
 
 _GIB = 1 << 30
 _ENGINE = "AKASHLLM_ENGINE"
+_HEAD = "AKASHLLM_HEAD"
+"""Only workers of a model on several nodes have it; the head is the service."""
+
 _WHISPER = "whisper"
 _BESIDE: dict[EngineName, str] = {"llamacpp": _WHISPER}
 """What else the image of an engine runs."""
@@ -59,6 +62,7 @@ def plan_of(text: str, name: str | None, *, source: str) -> Plan:
         shm_gib=_shm(service, compute),
         gpus=tuple(_gpus(compute)),
         replicas=deployment.count,
+        nodes=_number(env, "AKASHLLM_NODES") or 1,
         region=dict(placement.attributes).get(_REGION),
         audited=bool(placement.any_of or placement.all_of),
         max_price_hour=float(round(_hour(sdl), 4)),
@@ -72,7 +76,8 @@ def _ours(sdl: Sdl, source: str) -> tuple[Service, dict[str, str], EngineName]:
         env = environment(sdl, service.name)
         said = env.get(_ENGINE)
         for engine in get_args(EngineName):
-            if said in {engine, _BESIDE.get(engine, engine)} and service.name in sdl.deployment:
+            worker = _HEAD in env
+            if said in {engine, _BESIDE.get(engine, engine)} and service.name in sdl.deployment and not worker:
                 return service, env, engine
     raise UsageError(
         f"no service of {source} says by {_ENGINE} which engine it runs",
