@@ -19,8 +19,7 @@ from akashllm.state import Deployment, Store
 from akashllm.state.private import read_private
 
 OneName = Annotated[
-    str | None,
-    typer.Argument(metavar="[NAME]", help="One deployment; all that are open if left out.", show_default=False),
+    str | None, typer.Argument(metavar="[NAME]", help="One deployment; all that are open if left out.")
 ]
 
 HEAD = ("NAME", "MARKET", "$/HOUR", "$/MONTH", "$ SPENT", "$ IN ESCROW", "HOURS LEFT", "$/M TOKENS")

@@ -32,43 +32,22 @@ Push = Annotated[
 ]
 Repository = Annotated[
     str | None,
-    typer.Option(
-        "--repository",
-        metavar="REPOSITORY",
-        help="Where to push, such as ghcr.io/me/akashllm.",
-        show_default=False,
-    ),
+    typer.Option("--repository", metavar="REPOSITORY", help="Where to push, such as ghcr.io/me/akashllm."),
 ]
 Tag = Annotated[
-    str | None,
-    typer.Option("--tag", metavar="TAG", help="The image's tag, if not after the version.", show_default=False),
+    str | None, typer.Option("--tag", metavar="TAG", help="The image's tag, if not after the version.")
 ]
 Platform = Annotated[
     str | None,
-    typer.Option(
-        "--platform",
-        metavar="OS/ARCH",
-        help="Platform to build for; providers run linux/amd64.",
-        show_default=False,
-    ),
+    typer.Option("--platform", metavar="OS/ARCH", help="Platform to build for; providers run linux/amd64."),
 ]
 Wheelhouse = Annotated[
     Path | None,
-    typer.Option(
-        "--wheelhouse",
-        metavar="DIR",
-        help="Wheels to use instead of downloads and compiling.",
-        show_default=False,
-    ),
+    typer.Option("--wheelhouse", metavar="DIR", help="Wheels to use instead of downloads and compiling."),
 ]
 BuildArgs = Annotated[
     list[str] | None,
-    typer.Option(
-        "--build-arg",
-        metavar="NAME=VALUE",
-        help="An ARG of the Dockerfile; may be repeated.",
-        show_default=False,
-    ),
+    typer.Option("--build-arg", metavar="NAME=VALUE", help="An ARG of the Dockerfile; may be repeated."),
 ]
 Cuda = Annotated[
     int | None,
@@ -76,7 +55,6 @@ Cuda = Annotated[
         "--cuda",
         metavar="12|13",
         help="CUDA's major version in the llama.cpp image; 13 needs drivers from 580 on.",
-        show_default=False,
     ),
 ]
 OwnVolume = Annotated[
@@ -87,25 +65,18 @@ OwnVolume = Annotated[
     ),
 ]
 Network = Annotated[
-    str | None,
-    typer.Option(
-        "--network", metavar="NAME", help="Network of the build's steps, such as host.", show_default=False
-    ),
+    str | None, typer.Option("--network", metavar="NAME", help="Network of the build's steps, such as host.")
 ]
 Pull = Annotated[bool, typer.Option("--pull", help="Look for newer base images.")]
 Fresh = Annotated[bool, typer.Option("--no-cache", help="Build every step again.")]
 Sizes = Annotated[bool, typer.Option("--sizes", help="List the layers with their sizes.")]
-ImageName = Annotated[
-    str | None, typer.Argument(metavar="[IMAGE]", help="One image, with its layers.", show_default=False)
-]
+ImageName = Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="One image, with its layers.")]
 Download = Annotated[
     bool, typer.Option("--remote", help="Ask the image's registry: its digest, and what a provider downloads.")
 ]
 Reach = Annotated[
     list[str] | None,
-    typer.Option(
-        "--reach", metavar="URL", help="Try to reach this address too; may be repeated.", show_default=False
-    ),
+    typer.Option("--reach", metavar="URL", help="Try to reach this address too; may be repeated."),
 ]
 
 

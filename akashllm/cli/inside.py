@@ -29,9 +29,7 @@ _USUAL = "llm"
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen; Ctrl-C ends it.")]
 Command = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[-- COMMAND...]", help=f"What to run, after two hyphens; else {SHELL}.", show_default=False
-    ),
+    typer.Argument(metavar="[-- COMMAND...]", help=f"What to run, after two hyphens; else {SHELL}."),
 ]
 Service = Annotated[
     str | None,
@@ -39,7 +37,6 @@ Service = Annotated[
         "--service",
         metavar="SERVICE",
         help="Service of the SDL, where it has several.  [default: llm, or the only one]",
-        show_default=False,
     ),
 ]
 NoTty = Annotated[

@@ -19,10 +19,7 @@ from akashllm.planning import explain
 from akashllm.version import __version__
 
 Search = Annotated[
-    str | None,
-    typer.Option(
-        "--search", metavar="TEXT", help="Only models in which every word occurs.", show_default=False
-    ),
+    str | None, typer.Option("--search", metavar="TEXT", help="Only models in which every word occurs.")
 ]
 Local = Annotated[bool, typer.Option("--local", help="For this machine: no GPU of the market, no price.")]
 
@@ -54,12 +51,7 @@ def models(*, search: Search = None, json: opt.Json = False) -> None:
 
 
 @takes_request()
-def plan(
-    *,
-    request: DeployRequest,
-    local: Local = False,
-    json: opt.Json = False,
-) -> None:
+def plan(*, request: DeployRequest, local: Local = False, json: opt.Json = False) -> None:
     """What a model needs and may cost.
 
     Memory line by line, the GPUs that hold it, the price cap. Changes nothing.

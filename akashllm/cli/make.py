@@ -23,13 +23,7 @@ from akashllm.state import Home
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="One model's SDL instead of images/ and sdl/.",
-        show_default=False,
-    ),
+    typer.Option("--model", "-m", metavar="MODEL", help="One model's SDL instead of images/ and sdl/."),
 ]
 Check = Annotated[
     bool, typer.Option("--check", help="Write nothing; fail with the difference if there is one.")

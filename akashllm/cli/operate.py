@@ -22,10 +22,7 @@ from akashllm.state import Deployment, Home, Store
 
 All = Annotated[bool, typer.Option("--all", "-a", help="Closed deployments too.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it writes; Ctrl-C ends it.")]
-Tail = Annotated[
-    int | None,
-    typer.Option("--tail", "-n", metavar="LINES", min=0, help="Last lines only.", show_default=False),
-]
+Tail = Annotated[int | None, typer.Option("--tail", "-n", metavar="LINES", min=0, help="Last lines only.")]
 
 
 @contextmanager

@@ -76,72 +76,45 @@ Engine = Annotated[
     str,
     typer.Option("--engine", "-e", metavar="ENGINE", help="llamacpp, vllm or ollama.", autocompletion=_engines),
 ]
-Context = Annotated[
-    int | None,
-    typer.Option("--context", metavar="TOKENS", help="Tokens one request may use.", show_default=False),
-]
+Context = Annotated[int | None, typer.Option("--context", metavar="TOKENS", help="Tokens one request may use.")]
 Concurrency = Annotated[
-    int | None,
-    typer.Option("--concurrency", metavar="N", help="Requests answered at once.", show_default=False),
+    int | None, typer.Option("--concurrency", metavar="N", help="Requests answered at once.")
 ]
 Quant = Annotated[
-    str | None,
-    typer.Option(
-        "--quant", metavar="NAME", help="Quantisation, such as Q4_K_M, fp8 or awq.", show_default=False
-    ),
+    str | None, typer.Option("--quant", metavar="NAME", help="Quantisation, such as Q4_K_M, fp8 or awq.")
 ]
 Gpu = Annotated[
     list[str] | None,
-    typer.Option(
-        "--gpu", metavar="GPU", help="GPU that will do, such as h100; may be repeated.", show_default=False
-    ),
+    typer.Option("--gpu", metavar="GPU", help="GPU that will do, such as h100; may be repeated."),
 ]
 GpuCount = Annotated[
-    int | None,
-    typer.Option("--gpu-count", metavar="N", help="GPUs of one replica: 1, 2, 4 or 8.", show_default=False),
+    int | None, typer.Option("--gpu-count", metavar="N", help="GPUs of one replica: 1, 2, 4 or 8.")
 ]
 Cpu = Annotated[bool, typer.Option("--cpu", help="No GPU.")]
 Region = Annotated[
-    str | None,
-    typer.Option(
-        "--region", metavar="REGION", help="Region of the provider, such as us-west.", show_default=False
-    ),
+    str | None, typer.Option("--region", metavar="REGION", help="Region of the provider, such as us-west.")
 ]
 MaxPrice = Annotated[
-    float | None,
-    typer.Option(
-        "--max-price", metavar="DOLLARS", help="US dollars an hour for everything.", show_default=False
-    ),
+    float | None, typer.Option("--max-price", metavar="DOLLARS", help="US dollars an hour for everything.")
 ]
 Replicas = Annotated[int, typer.Option("--replicas", metavar="N", help="How many of it.")]
 Nodes = Annotated[
     int, typer.Option("--nodes", metavar="N", help="Machines that share one copy of the model; vLLM only.")
 ]
-Image = Annotated[
-    str | None,
-    typer.Option("--image", metavar="IMAGE", help="Container image instead of ours.", show_default=False),
-]
+Image = Annotated[str | None, typer.Option("--image", metavar="IMAGE", help="Container image instead of ours.")]
 Manage = Annotated[
     bool,
     typer.Option("--manage", help="With an admin key too, to pull, make and delete models; llama.cpp only."),
 ]
 DeploymentName = Annotated[
-    str | None,
-    typer.Option(
-        "--name", metavar="NAME", help="Name of the deployment.  [default: MODEL-ENGINE]", show_default=False
-    ),
+    str | None, typer.Option("--name", metavar="NAME", help="Name of the deployment.  [default: MODEL-ENGINE]")
 ]
 KeyEnv = Annotated[
     str | None,
-    typer.Option(
-        "--api-key-env", metavar="NAME", help="Environment variable that holds the API key.", show_default=False
-    ),
+    typer.Option("--api-key-env", metavar="NAME", help="Environment variable that holds the API key."),
 ]
 KeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--api-key-file", metavar="FILE", help="File that holds the API key; - is stdin.", show_default=False
-    ),
+    Path | None, typer.Option("--api-key-file", metavar="FILE", help="File that holds the API key; - is stdin.")
 ]
 
 

@@ -33,38 +33,25 @@ ModelOption = Annotated[
         "-m",
         metavar="MODEL",
         help=f"Path or address of a GGUF file, or an alias.{_env('MODEL')}  [default: tiny]",
-        show_default=False,
     ),
 ]
 EngineOption = Annotated[
-    str | None,
-    typer.Option("--engine", "-e", metavar="ENGINE", help=f"llamacpp.{_env('ENGINE')}", show_default=False),
+    str | None, typer.Option("--engine", "-e", metavar="ENGINE", help=f"llamacpp.{_env('ENGINE')}")
 ]
 Host = Annotated[
     str | None,
     typer.Option(
-        "--host",
-        metavar="ADDRESS",
-        help=f"Address to listen on.{_env('HOST')}  [default: 127.0.0.1]",
-        show_default=False,
+        "--host", metavar="ADDRESS", help=f"Address to listen on.{_env('HOST')}  [default: 127.0.0.1]"
     ),
 ]
 Port = Annotated[
     int | None,
-    typer.Option(
-        "--port",
-        metavar="PORT",
-        help=f"Port; 0: any free one.{_env('PORT')}  [default: 11434]",
-        show_default=False,
-    ),
+    typer.Option("--port", metavar="PORT", help=f"Port; 0: any free one.{_env('PORT')}  [default: 11434]"),
 ]
 Aliases = Annotated[
     list[str] | None,
     typer.Option(
-        "--alias",
-        metavar="NAME",
-        help=f"Further name it answers to; may be repeated.{_env('MODEL_ALIASES')}",
-        show_default=False,
+        "--alias", metavar="NAME", help=f"Further name it answers to; may be repeated.{_env('MODEL_ALIASES')}"
     ),
 ]
 ConfigOption = Annotated[
@@ -74,41 +61,25 @@ ConfigOption = Annotated[
         "-c",
         metavar="FILE",
         help=f"File that says which models are served, and how (YAML or JSON).{_env('CONFIG')}",
-        show_default=False,
     ),
 ]
 ContextOption = Annotated[
     int | None,
-    typer.Option(
-        "--context", metavar="TOKENS", help=f"Tokens one request may use.{_env('CONTEXT')}", show_default=False
-    ),
+    typer.Option("--context", metavar="TOKENS", help=f"Tokens one request may use.{_env('CONTEXT')}"),
 ]
 ConcurrencyOption = Annotated[
     int | None,
-    typer.Option(
-        "--concurrency",
-        metavar="N",
-        help=f"Requests answered at once.{_env('CONCURRENCY')}",
-        show_default=False,
-    ),
+    typer.Option("--concurrency", metavar="N", help=f"Requests answered at once.{_env('CONCURRENCY')}"),
 ]
 Unauthenticated = Annotated[
     bool, typer.Option("--unauthenticated", help=f"Serve without a key.{_env('UNAUTHENTICATED')}")
 ]
 LogLevel = Annotated[
     str | None,
-    typer.Option(
-        "--log-level",
-        metavar="LEVEL",
-        help=f"debug, info, warning or error.{_env('LOG_LEVEL')}",
-        show_default=False,
-    ),
+    typer.Option("--log-level", metavar="LEVEL", help=f"debug, info, warning or error.{_env('LOG_LEVEL')}"),
 ]
 LogFormat = Annotated[
-    str | None,
-    typer.Option(
-        "--log-format", metavar="FORMAT", help=f"json or text.{_env('LOG_FORMAT')}", show_default=False
-    ),
+    str | None, typer.Option("--log-format", metavar="FORMAT", help=f"json or text.{_env('LOG_FORMAT')}")
 ]
 
 

@@ -15,25 +15,13 @@ from akashllm.errors import CheckFailed, Unreachable, UsageError
 Url = Annotated[str, typer.Argument(metavar="URL", help="Address of a service, ours or not.")]
 AskedModel = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        help="Model to ask.  [default: the first it lists]",
-        show_default=False,
-    ),
+    typer.Option("--model", "-m", metavar="MODEL", help="Model to ask.  [default: the first it lists]"),
 ]
-Only = Annotated[
-    list[str] | None,
-    typer.Option("--only", metavar="CHECK", help="This check; may be repeated.", show_default=False),
-]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="CHECK", help="This check; may be repeated.")]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Accept any certificate, and send the key over plain http.")
 ]
-Junit = Annotated[
-    Path | None,
-    typer.Option("--junit", metavar="FILE", help="Write a JUnit report too.", show_default=False),
-]
+Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit report too.")]
 Timeout = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Longest time for one request.")
 ]

@@ -26,12 +26,7 @@ Container = Annotated[
 Port = Annotated[
     int | None,
     typer.Option(
-        "--port",
-        metavar="PORT",
-        min=1,
-        max=65535,
-        help="Port on this machine.  [default: any free one]",
-        show_default=False,
+        "--port", metavar="PORT", min=1, max=65535, help="Port on this machine.  [default: any free one]"
     ),
 ]
 Timeout = Annotated[
@@ -57,7 +52,6 @@ MaxHours = Annotated[
         min=1,
         max=48,
         help="Have Akash's Console close it after so many hours, even if this machine is off.",
-        show_default=False,
     ),
 ]
 IdleHours = Annotated[
@@ -67,7 +61,6 @@ IdleHours = Annotated[
         metavar="HOURS",
         min=0.1,
         help="Have `akashllm watch` close it after so many hours without a request.",
-        show_default=False,
     ),
 ]
 SdlFile = Annotated[
@@ -76,7 +69,6 @@ SdlFile = Annotated[
         "--sdl",
         metavar="FILE",
         help="Deploy this SDL as it stands, such as one that `render` wrote; its name is the file's.",
-        show_default=False,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and the SDL, and do nothing.")]

@@ -38,26 +38,16 @@ from akashllm.state.private import read_private
 _KEY_BYTES = 24
 _COLOURS = {"+": "32", "-": "31", "@": "36"}
 
-File = Annotated[
-    Path | None,
-    typer.Argument(metavar="[FILE]", help="A whole SDL to run instead.", show_default=False),
-]
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="MODEL", help="Another model.", show_default=False)
-]
-Engine = Annotated[
-    str | None, typer.Option("--engine", "-e", metavar="ENGINE", help="Another engine.", show_default=False)
-]
-Replicas = Annotated[
-    int | None, typer.Option("--replicas", metavar="N", help="How many of it.", show_default=False)
-]
+File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A whole SDL to run instead.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help="Another model.")]
+Engine = Annotated[str | None, typer.Option("--engine", "-e", metavar="ENGINE", help="Another engine.")]
+Replicas = Annotated[int | None, typer.Option("--replicas", metavar="N", help="How many of it.")]
 Env = Annotated[
     list[str] | None,
     typer.Option(
         "--env",
         metavar="NAME=VALUE",
         help="A setting of the service, no secret; may be repeated. NAME= takes it away.",
-        show_default=False,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, and do nothing.")]

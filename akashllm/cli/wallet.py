@@ -22,7 +22,6 @@ From = Annotated[
         envvar="AKASH_FROM",
         metavar="NAME",
         help="With --market wallet: the key of the keyring that signs.",
-        show_default=False,
     ),
 ]
 Deposit = Annotated[
@@ -32,7 +31,6 @@ Deposit = Annotated[
         metavar="DOLLARS",
         min=0.5,
         help="With --market wallet: ACT that go into escrow; used up, the lease ends.  [default: 5]",
-        show_default=False,
     ),
 ]
 Keyring = Annotated[
@@ -41,25 +39,18 @@ Keyring = Annotated[
         "--keyring-backend",
         metavar="NAME",
         help="With --market wallet: os, pass, test, ...  [default: AKASH_KEYRING_BACKEND]",
-        show_default=False,
     ),
 ]
 Node = Annotated[
     str | None,
     typer.Option(
-        "--node",
-        metavar="URL",
-        help="With --market wallet: a node of the chain.  [default: AKASH_NODE]",
-        show_default=False,
+        "--node", metavar="URL", help="With --market wallet: a node of the chain.  [default: AKASH_NODE]"
     ),
 ]
 ChainId = Annotated[
     str | None,
     typer.Option(
-        "--chain-id",
-        metavar="ID",
-        help="With --market wallet: the chain.  [default: AKASH_CHAIN_ID]",
-        show_default=False,
+        "--chain-id", metavar="ID", help="With --market wallet: the chain.  [default: AKASH_CHAIN_ID]"
     ),
 ]
 
@@ -77,11 +68,7 @@ class Signing:
     @property
     def settings(self) -> dict[str, str]:
         """The options as the variables that Akash's command line reads."""
-        named = {
-            "AKASH_KEYRING_BACKEND": self.keyring,
-            "AKASH_NODE": self.node,
-            "AKASH_CHAIN_ID": self.chain,
-        }
+        named = {"AKASH_KEYRING_BACKEND": self.keyring, "AKASH_NODE": self.node, "AKASH_CHAIN_ID": self.chain}
         return {name: value for name, value in named.items() if value}
 
 

@@ -25,7 +25,6 @@ OneName = Annotated[
     typer.Argument(
         metavar="[NAME]",
         help="One deployment, also by a number that the record does not know; else all with --idle-hours.",
-        show_default=False,
     ),
 ]
 Hours = Annotated[
@@ -35,7 +34,6 @@ Hours = Annotated[
         metavar="HOURS",
         min=0,
         help="Hours without a request, if not those that deploy was given.",
-        show_default=False,
     ),
 ]
 Once = Annotated[bool, typer.Option("--once", help="Look once, as cron does it, instead of until Ctrl-C.")]

@@ -283,10 +283,12 @@ def test_the_version_is_an_option_too(here: Run) -> None:
 
 
 def test_every_command_has_json_and_a_line_of_help(here: Run) -> None:
-    """--json is everywhere, and each command's first sentence stands in the list, whole."""
+    """--json is everywhere, each command's first sentence stands in the list, whole; no default is `None`."""
     overview = here("--help").out
     for name, summary in command_summaries():
-        assert "--json" in here(name, "--help").out
+        shown = here(name, "--help").out
+        assert "--json" in shown
+        assert "None" not in shown
         assert summary.split(". ")[0].rstrip(".") in overview
 
 
