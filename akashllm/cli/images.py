@@ -92,6 +92,7 @@ def build(
     build_arg: BuildArgs = None,
     cuda: Cuda = None,
     own_volume: OwnVolume = False,
+    templates: opt.Templates = None,
     network: Network = None,
     pull: Pull = False,
     no_cache: Fresh = False,
@@ -117,7 +118,7 @@ def build(
         images.check_platform(platform)
     if network is not None and not _NETWORK.fullmatch(network):
         raise UsageError("that is no network's name", hint="use --network host, or leave it out")
-    context = images.make_context(name, cpu=cpu, wheelhouse=wheelhouse)
+    context = images.make_context(name, cpu=cpu, wheelhouse=wheelhouse, overrides=templates)
     arguments = _arguments(build_arg or [])
     if own_volume and arguments.setdefault(START_USER, ROOT) != ROOT:
         raise UsageError(

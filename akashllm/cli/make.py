@@ -41,6 +41,7 @@ def render(
     check: Check = False,
     force: Force = False,
     output: Output = Path(),
+    templates: opt.Templates = None,
     json: opt.Json = False,
 ) -> None:
     """Write SDLs and build contexts.
@@ -52,7 +53,7 @@ def render(
 
     out = Out(json=json)
     if request is None:
-        files = repository_files()
+        files = repository_files(overrides=templates)
     else:
         plan = planned(request)
         if request.name is None:
@@ -63,7 +64,7 @@ def render(
         if warning:
             out.talk(f"warning: {warning}")
         plan = dataclasses.replace(plan, image=fixed)
-        files = {f"sdl/{plan.name}.yaml": render_sdl(plan)}
+        files = {f"sdl/{plan.name}.yaml": render_sdl(plan, overrides=templates)}
     if check:
         check_files(output, files)
         out.document({"checked": sorted(files), "drift": False})

@@ -106,6 +106,40 @@ Manage = Annotated[
     bool,
     typer.Option("--manage", help="With an admin key too, to pull, make and delete models; llama.cpp only."),
 ]
+NoVolume = Annotated[
+    bool,
+    typer.Option("--no-volume", help="No persistent volume: each new container fetches its weights again."),
+]
+AnyProvider = Annotated[
+    bool, typer.Option("--any-provider", help="Take bids of providers that nobody has audited, too.")
+]
+Parameters = Annotated[
+    int | None,
+    typer.Option(
+        "--parameters",
+        metavar="N",
+        help="Parameters of a model whose files cannot be read; with it go the next six.",
+    ),
+]
+Layers = Annotated[int | None, typer.Option("--layers", metavar="N", help="Its layers.")]
+Hidden = Annotated[int | None, typer.Option("--hidden", metavar="N", help="Its hidden size.")]
+Heads = Annotated[
+    int | None,
+    typer.Option("--heads", metavar="N", help="Its attention heads.  [default: hidden size / head size]"),
+]
+KvHeads = Annotated[
+    int | None,
+    typer.Option("--kv-heads", metavar="N", help="Its heads of keys and values."),
+]
+HeadSize = Annotated[int | None, typer.Option("--head-size", metavar="N", help="The size of one head.")]
+Vocab = Annotated[
+    int | None,
+    typer.Option("--vocab", metavar="N", help="Tokens in its vocabulary.  [default: 262144]"),
+]
+Templates = Annotated[
+    Path | None,
+    typer.Option("--templates", metavar="DIR", help="Templates that stand before ours."),
+]
 DeploymentName = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="Name of the deployment.  [default: MODEL-ENGINE]")
 ]

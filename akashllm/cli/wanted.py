@@ -32,6 +32,15 @@ def _request(
     nodes: opt.Nodes = 1,
     image: opt.Image = None,
     manage: opt.Manage = False,
+    no_volume: opt.NoVolume = False,
+    any_provider: opt.AnyProvider = False,
+    parameters: opt.Parameters = None,
+    layers: opt.Layers = None,
+    hidden: opt.Hidden = None,
+    heads: opt.Heads = None,
+    kv_heads: opt.KvHeads = None,
+    head_size: opt.HeadSize = None,
+    vocab: opt.Vocab = None,
 ) -> DeployRequest:
     return DeployRequest(
         model=model,
@@ -49,6 +58,15 @@ def _request(
         nodes=nodes,
         image=image,
         manage=manage,
+        persistent=not no_volume,
+        audited=not any_provider,
+        parameters=parameters,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        vocab=vocab,
     )
 
 

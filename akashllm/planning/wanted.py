@@ -20,6 +20,8 @@ def find_model(
     """The model a request names, with every figure that sizing needs; what is not known is asked for."""
     known = catalog.get(request.model)
     if known is not None:
+        if flags := given(request):
+            raise UsageError(f"the figures of {known.alias} are known", hint=f"leave {', '.join(flags)} out")
         return known, None
     reference = parse_reference(request.model, request.engine)
     if reference is None:
@@ -33,30 +35,36 @@ def find_model(
         raise UnknownModel(
             f"{request.model!r} is not in the catalogue and its files were not read",
             hint=(f"did you mean {' or '.join(near)}? or " if near else "")
-            + "give --parameters, --layers, --kv-heads, --head-size and --hidden",
+            + f"give {', '.join(_NEEDED.values())}",
         )
     if reference.where == "hub" and request.quant and not reference.tag and request.engine != "vllm":
         reference = dataclasses.replace(reference, tag=request.quant)
     return lookup(reference, request.engine), reference
 
 
-_FLAGS = {
+_FIGURES = {
     "parameters": "--parameters",
     "layers": "--layers",
     "kv_heads": "--kv-heads",
     "head_size": "--head-size",
     "hidden": "--hidden",
+    "heads": "--heads",
+    "vocab": "--vocab",
 }
+_NEEDED = {name: flag for name, flag in _FIGURES.items() if name not in {"heads", "vocab"}} | {
+    "context": "--context"
+}
+"""The head size tells how many heads there are, and a vocabulary matters little."""
 
 
-def given(request: DeployRequest) -> bool:
-    """Any figure of the model stands in the request itself."""
-    return any(getattr(request, name) is not None for name in _FLAGS)
+def given(request: DeployRequest) -> tuple[str, ...]:
+    """The flags of the request that are figures of the model itself."""
+    return tuple(flag for name, flag in _FIGURES.items() if getattr(request, name) is not None)
 
 
 def from_flags(request: DeployRequest, reference: Reference) -> Model:
     """A model from the figures in the request; the ones that cannot be done without are asked for by name."""
-    missing = [flag for name, flag in _FLAGS.items() if getattr(request, name) is None]
+    missing = [flag for name, flag in _NEEDED.items() if getattr(request, name) is None]
     if missing:
         raise UsageError(
             f"the size of {request.model!r} is not known", hint=f"give {', '.join(missing)} as well"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from akashllm.plan import DeployRequest
 from akashllm.planning import make_plan
 from akashllm.render.deployment import render_compose, render_sdl
@@ -22,14 +24,17 @@ EXAMPLES: tuple[DeployRequest, ...] = (
 and two without a GPU."""
 
 
-def repository_files() -> dict[str, str]:
+def repository_files(*, overrides: Path | None = None) -> dict[str, str]:
     """Relative path -> text of everything below `images/` and `sdl/`."""
     files: dict[str, str] = {}
     for engine, cpu in VARIANTS:
         folder = f"images/{directory(engine, cpu=cpu)}"
-        files |= {f"{folder}/{name}": text for name, text in render_image(engine, cpu=cpu).items()}
+        files |= {
+            f"{folder}/{name}": text
+            for name, text in render_image(engine, cpu=cpu, overrides=overrides).items()
+        }
         plan = make_plan(DeployRequest(model="llama3", engine=engine, cpu_only=cpu))
-        files[f"{folder}/compose.yaml"] = render_compose(plan)
+        files[f"{folder}/compose.yaml"] = render_compose(plan, overrides=overrides)
     for request in EXAMPLES:
-        files[f"sdl/{request.name}.yaml"] = render_sdl(make_plan(request))
+        files[f"sdl/{request.name}.yaml"] = render_sdl(make_plan(request), overrides=overrides)
     return files

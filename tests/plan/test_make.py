@@ -183,6 +183,16 @@ def test_flags_describe_a_model_nobody_knows() -> None:
     with pytest.raises(UsageError) as caught:
         plan("hf.co/some/new-model-GGUF", context=8192, parameters=8_000_000_000)
     assert "--layers" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        plan("hf.co/some/new-model-GGUF", **known)
+    assert caught.value.hint == "give --context as well"
+
+
+def test_figures_of_a_known_model_are_not_overlooked() -> None:
+    """Figures by flag for a model of the catalogue are an error: they would have no effect."""
+    with pytest.raises(UsageError, match="the figures of llama3 are known") as caught:
+        plan("llama3", layers=40, vocab=1000)
+    assert caught.value.hint == "leave --layers, --vocab out"
 
 
 def test_unknown_names_ask_and_suggest() -> None:
