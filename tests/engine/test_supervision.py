@@ -153,12 +153,14 @@ async def test_a_child_that_always_dies_is_failure(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"\0" * 4096, b"GGUF\x03\0\0\0" + b"\xff" * 4096])
 async def test_a_file_that_is_no_model(tmp_path: Path, content: bytes) -> None:
-    """A broken file is refused with its name and a reason, at once and without trying again."""
+    """A broken file is refused with its name and a reason, not its path, at once and without trying again."""
     path = tmp_path / "broken.gguf"
     path.write_bytes(content)
     engine = LlamaCppEngine(path, name="broken:latest")
-    with pytest.raises(EngineFailed, match=r"broken\.gguf"):
+    with pytest.raises(EngineFailed, match=r"broken\.gguf") as caught:
         await engine.load()
+    assert "failed to load model" not in caught.value.message
+    assert str(tmp_path) not in caught.value.message
     assert (engine.state, engine.stats().restarts, engine.pid) == ("failed", 0, None)
     await engine.close()
 
@@ -172,10 +174,11 @@ def half_model(tmp_path: Path) -> Path:
 
 
 async def test_a_truncated_model(half_model: Path, tmp_path: Path) -> None:
-    """So is half a model; and a file that is not there."""
-    for model in (half_model, tmp_path / "absent.gguf", tmp_path):
+    """So is half a model, which is called incomplete; and a file that is not there."""
+    reasons = {half_model: "incomplete", tmp_path / "absent.gguf": "no model file", tmp_path: "no model file"}
+    for model, reason in reasons.items():
         engine = LlamaCppEngine(model, name="half:latest")
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineFailed, match=reason):
             await engine.load()
         await engine.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,9 @@ _TEXT = 1 << 16
 _LEVEL_WARNING = 3
 _LEVEL_ERROR = 4
 _LEVEL_CONTINUE = 5
+_WHO = re.compile(r"\A(?:\w+: )?(?:error loading model: )?")
+_ECHO = re.compile(r"failed to load model(?: from .*)?\Z")
+"""What llama.cpp's outer functions say after the inner one has said why."""
 
 
 class ModelRefused(Exception):
@@ -37,7 +41,7 @@ class ModelRefused(Exception):
 
 
 class Log:
-    """llama.cpp's own log: warnings and errors go to stderr, the last error is kept for the reason."""
+    """llama.cpp's own log: warnings and errors go to stderr, the last that says why is kept for the reason."""
 
     def __init__(self) -> None:
         self.last_error = ""
@@ -52,8 +56,9 @@ class Log:
             line = text.decode("utf-8", "replace")
             sys.stderr.write(line)
             sys.stderr.flush()
-            if self._level == _LEVEL_ERROR and line.strip():
-                self.last_error = line.strip()
+            words = _WHO.sub("", line.strip())
+            if self._level == _LEVEL_ERROR and words and not (self.last_error and _ECHO.search(words)):
+                self.last_error = words
 
 
 class Model:
