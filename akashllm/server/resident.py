@@ -264,6 +264,7 @@ class Resident:
                 if self.engine.state == "ready":
                     await self.engine.unload()
                 if self.engine.state != "failed":
+                    self._lost(error.message)
                     self.health.refused(error.message)
                 raise
             finally:
@@ -286,8 +287,13 @@ class Resident:
         except ServiceError as error:
             logger.warning("the preloaded messages of %s are not cached: %s", self.name, error.message)
 
-    def _watch(self, state: State, _text: str, _percent: float | None) -> None:
+    def _lost(self, reason: str) -> None:
+        """Who looks at the log only, as in the foreground, would wait for ever."""
+        logger.warning("%s cannot be served: %s", self.name, reason)
+
+    def _watch(self, state: State, text: str, _percent: float | None) -> None:
         if state == "failed":
+            self._lost(text)
             self._room.left(self)
         elif state == "ready" and self._preload and not self._entered:
             # The engine started its child anew by itself, with an empty cache.

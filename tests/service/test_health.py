@@ -22,8 +22,10 @@ async def health(client: httpx.AsyncClient, **headers: str) -> tuple[int, dict[s
     return response.status_code, response.json()
 
 
-async def test_health_follows_the_engine() -> None:
-    """Loading with its percent, ready, failed with its reason: 200 only when a request would be answered."""
+async def test_health_follows_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    """Loading with its percent, ready, failed with its reason, which the log has too: 200 only when a request
+    would be answered.
+    """
     engine = ScriptedEngine(manual=True)
     async with serving(engine) as service, service.client() as client:
         await until(lambda: engine.state == "loading")
@@ -43,6 +45,7 @@ async def test_health_follows_the_engine() -> None:
         engine.become("failed", "four restarts in a row failed")
         status, shown = await health(client)
         assert (status, shown["status"], shown["reason"]) == (503, "failed", "four restarts in a row failed")
+        assert "tiny:latest cannot be served: four restarts in a row failed" in caplog.text
         assert (await client.get("/livez")).status_code == 200
         assert (await client.head("/health")).status_code == 503
 
