@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from akashllm.errors import MarketError
 from akashllm.market.base import Market
@@ -40,12 +40,23 @@ def end(store: Store, market: Market | None, row: Deployment, why: str) -> Deplo
             hint="close it where it was deployed from",
         )
     row = store.record(row.id, "close", "before", {"why": why}, state="closing")
-    if market is not None and row.dseq:
-        market.close(row.dseq)
+    if market is not None:
+        for dseq in _numbers(market, row):
+            market.close(dseq)
     directory = store.home.directory(row.name, row.id)
     for secret in ("api-key", "admin-key", "manifest.json", DOOR):
         (directory / secret).unlink(missing_ok=True)
     return store.record(row.id, "close", "after", state="closed", reason=why)
+
+
+def _numbers(market: Market, row: Deployment) -> Iterator[str]:
+    """Every number that a row has there: an order whose reply was lost may land beside its repetition."""
+    if row.dseq:
+        yield row.dseq
+    if market.charges and not unordered(row):
+        yield from [
+            held.dseq for held in market.holdings() if held.reference == row.reference and held.dseq != row.dseq
+        ]
 
 
 def adopted(store: Store, market: Market, row: Deployment) -> Deployment:

@@ -85,11 +85,14 @@ def unrecorded(
 ) -> Iterator[tuple[Market, Held]]:
     """What markets hold for this account that no open row of the record names.
 
+    A row names the deployment of its number and no other. One without a number, whose order was never answered,
+    names the first that has its reference: a second one is a second escrow.
+
     silent   gets a sentence for each market that does not answer; None: that is an error
     """
     rows = store.all()
-    # A row without a number must not make every deployment without a reference look known.
-    known = {(row.market, word) for row in rows for word in (row.dseq, row.reference) if word}
+    numbers = {(row.market, row.dseq) for row in rows if row.dseq}
+    awaited = {(row.market, row.reference) for row in rows if row.dseq is None}
     for market in markets:
         try:
             holdings = market.holdings()
@@ -99,8 +102,12 @@ def unrecorded(
             silent.append(f"the market {market.name} was not asked: {error.message}")
             continue
         for held in holdings:
-            if (market.name, held.dseq) not in known and (market.name, held.reference) not in known:
-                yield market, held
+            if (market.name, held.dseq) in numbers:
+                continue
+            if held.reference and (market.name, held.reference) in awaited:
+                awaited.discard((market.name, held.reference))
+                continue
+            yield market, held
 
 
 def view(store: Store, row: Deployment, market: Market | None, *, ask: Ask = probe) -> View:

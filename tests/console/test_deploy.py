@@ -18,44 +18,18 @@ from akashllm.errors import (
     NotEnoughMoney,
     ProviderFailed,
 )
-from akashllm.market.base import Market
 from akashllm.market.choose import Wish, choose
 from akashllm.market.closing import close
 from akashllm.market.console import ConsoleMarket
-from akashllm.market.deploy import Deployer
 from akashllm.market.order import STEPS, Order
 from akashllm.market.probe import Health
-from akashllm.market.view import views
 from akashllm.state import Store
 from akashllm.testing.market import Fault, Provider, Shape
 from akashllm.testing.market.faults import Kind, Moment
-from tests.market.scripted import Notes, Ticking, Verdict, healthy
+from tests.market.deploying import deployer, shown
+from tests.market.scripted import Notes, Ticking, Verdict
 
 from .conftest import CANARY, MakePlace, Place, provider
-
-
-def deployer(store: Store, market: Market, **changes: Any) -> Deployer:
-    """A deployer for which everything goes well unless `changes` say otherwise."""
-    usual: dict[str, Any] = {
-        "verify": lambda *_args, **_kwargs: Verdict(),
-        "clock": Ticking(),
-        "ask": healthy,
-        "choose": partial(choose, wish=Wish()),
-    }
-    return Deployer(market=market, store=store, **{**usual, **changes})
-
-
-def shown(store: Store, market: Market) -> set[str]:
-    """Numbers that `akashllm list` shows as anything but closed."""
-    return {one.dseq for one in views(store, [market], ask=healthy) if one.dseq and one.state != "closed"}
-
-
-def settled(place: Place, store: Store, market: Market) -> None:
-    """No money is held by what is not shown, and none was made or lost."""
-    references = {row.reference for row in store.all()}
-    ours = {one.dseq for one in market.holdings() if one.reference in references}
-    assert place.world.open() <= shown(store, market) | ours
-    assert place.world.total() == 100
 
 
 def nothing_left(place: Place, store: Store | None = None) -> None:
@@ -120,7 +94,8 @@ def test_one_fault_at_any_call_costs_nothing(
         try:
             row = deployer(store, market).deploy(order).deployment
         except AkashllmError:
-            settled(place, store, market)
+            assert place.world.open() <= shown(store, market)
+            assert place.world.total() == 100
             row = deployer(store, market).deploy(order).deployment
 
         assert (place.world.open(), place.world.created) == ({row.dseq}, 1)

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from akashllm.errors import AkashllmError
-from akashllm.market.base import Market
-from akashllm.market.choose import Wish, choose
-from akashllm.market.closing import close
-from akashllm.market.deploy import Deployer
 from akashllm.market.order import Order
-from akashllm.market.view import views
 from akashllm.state import Home, Store
 from akashllm.testing.market import Fault, Faults, MarketServer, Shape, World
 from akashllm.testing.market.faults import REFUSALS
-from tests.market.scripted import Killed, MortalStore, Ticking, Verdict, healthy
+from tests.market.deploying import MEMORY, ROUNDS, run, shown
+from tests.market.scripted import Killed, MortalStore
 
 from .conftest import CANARY, PROVIDERS, Place, provider
 
@@ -39,11 +34,6 @@ CALLS = (
     "POST /v1/bid-screening",
 )
 KINDS = ("400", "401", "402", "409", "429", "500", "502", "html", "page", "truncated", "reset", "empty", "list")
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""Records are flushed to the disk at each step, and a thousand deployments wait long for a real one."""
-
-ROUNDS = ("deploy", "deploy", "close", "deploy")
-
 faults = st.builds(
     lambda call, kind, moment, times: (
         [
@@ -69,31 +59,6 @@ def server() -> Iterator[MarketServer]:
     with MarketServer(key=CANARY) as server:
         yield server
     assert server.broken == []
-
-
-def run(what: str, store: Store, market: Market, order: Order) -> None:
-    """One command, as somebody types it who does not look at what it says."""
-    deployer = Deployer(
-        market=market,
-        store=store,
-        verify=lambda *_args, **_kwargs: Verdict(),
-        clock=Ticking(),
-        ask=healthy,
-        choose=partial(choose, wish=Wish()),
-    )
-    if what == "deploy":
-        deployer.deploy(order)
-    else:
-        for row in store.all():
-            close(store, market, row)
-
-
-def known(store: Store, market: Market) -> set[str]:
-    """What `akashllm list` shows, and what belongs to a row that it shows."""
-    seen = list(views(store, [market], ask=healthy))
-    references = {row.reference for row in store.all()}
-    ours = {held.dseq for held in market.holdings() if held.reference in references}
-    return ours | {one.dseq for one in seen if one.dseq and one.state != "closed"}
 
 
 @pytest.mark.slow
@@ -132,7 +97,7 @@ def test_no_money_is_held_by_what_is_not_shown(
                         run(what, store, market, order)
                 server.faults.clear()
                 with Store(place.home) as store:
-                    assert server.world.open() <= known(store, market)
+                    assert server.world.open() <= shown(store, market)
                 assert server.world.total() == Decimal(100)
 
             with Store(place.home) as store:

@@ -13,10 +13,10 @@ from akashllm.market.seal import Context, context_of, seal
 from akashllm.state import Store
 from akashllm.testing.market import Shape
 from akashllm.testing.market.sealing import BadSeal, context, opened
+from tests.market.deploying import deployer
 from tests.market.scripted import Notes
 
 from .conftest import CANARY, KEY, MakePlace, Place
-from .test_deploy import deployer
 
 NOW = 1_800_000_000.0
 

@@ -17,10 +17,11 @@ from akashllm.market.closing import close
 from akashllm.market.deploy import Deployer
 from akashllm.market.order import STEPS, Order
 from akashllm.market.probe import Health
+from akashllm.market.view import unrecorded, views
 from akashllm.state import Home, Store
 
 from .conftest import KEY
-from .scripted import Killed, MortalStore, Notes, ScriptedMarket, Ticking, Verdict, healthy
+from .scripted import Killed, MortalStore, Notes, Running, ScriptedMarket, Ticking, Verdict, healthy
 
 
 def deployer(store: Store, market: Market, **changes: Any) -> Deployer:
@@ -158,6 +159,41 @@ def test_a_close_whose_reply_is_lost_is_finished_by_the_next(store: Store, order
     close(store, market, store.all()[0])
 
     assert (market.open, store.all()) == ({}, [])
+
+
+def test_an_order_that_lands_beside_its_repetition_is_shown_and_closed_with_it(
+    store: Store, order: Order
+) -> None:
+    """A second escrow under the reference of a row is listed as its own, and ends when the row is closed."""
+    market = ScriptedMarket()
+    row = deployer(store, market).deploy(order).deployment
+    market.open["77"] = Running(row.reference)
+
+    assert [held.dseq for _, held in unrecorded(store, [market])] == ["77"]
+    shown = {one.dseq for one in views(store, [market], ask=healthy) if one.state != "closed"}
+    assert shown == {row.dseq, "77"}
+
+    close(store, market, row)
+    assert market.open == {}
+
+
+def test_of_orders_that_were_never_answered_a_row_names_one(store: Store, order: Order) -> None:
+    """Two deployments of one reference and a row without a number: one is the row's, the other is listed."""
+
+    def lost(call: str, moment: str) -> None:
+        if (call, moment) == ("create", "after"):
+            raise MarketError("the reply was lost")
+
+    market = ScriptedMarket(fault=lost)
+    with pytest.raises(MarketError, match="lost"):
+        deployer(store, market).deploy(order)
+    (row,) = store.all()
+    (first,) = market.open
+    market.open["77"] = Running(row.reference)
+
+    assert [held.dseq for _, held in unrecorded(store, [market])] == ["77"]
+    close(store, market, row)
+    assert (first in market.open, market.open) == (False, {})
 
 
 def test_what_stopped_is_started_again_with_its_key(store: Store, order: Order) -> None:

@@ -17,10 +17,10 @@ from akashllm.market.wallet_cli import Cli, Ran, environment, find_cli, run
 from akashllm.market.wallet_read import documents, flowing
 from akashllm.state import Store
 from akashllm.testing.wallet import Trouble, installed
+from tests.market.deploying import deployer
 from tests.market.scripted import Ticking
 
 from .conftest import ENVIRON, KEY, MakePlace, Place
-from .test_deploy import deployer
 
 
 @pytest.fixture

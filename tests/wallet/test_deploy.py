@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import pytest
@@ -18,38 +17,17 @@ from akashllm.errors import (
     NotEnoughMoney,
     ProviderFailed,
 )
-from akashllm.market.base import Market
-from akashllm.market.choose import Wish, choose
 from akashllm.market.closing import close
-from akashllm.market.deploy import Deployer
 from akashllm.market.order import Order
 from akashllm.market.view import views
 from akashllm.state import Store
 from akashllm.testing.market.world import OWNER
 from akashllm.testing.wallet import Trouble
 from akashllm.testing.wallet.command import Kind, Moment
-from tests.market.scripted import Ticking, Verdict, healthy
+from tests.market.deploying import deployer, shown
+from tests.market.scripted import healthy
 
 from .conftest import KEY, MakePlace, Place, provider
-
-
-def deployer(store: Store, market: Market, **changes: Any) -> Deployer:
-    """A deployer for which everything goes well unless `changes` say otherwise."""
-    usual: dict[str, Any] = {
-        "verify": lambda *_args, **_kwargs: Verdict(),
-        "clock": Ticking(),
-        "ask": healthy,
-        "choose": partial(choose, wish=Wish()),
-    }
-    return Deployer(market=market, store=store, **{**usual, **changes})
-
-
-def shown(store: Store, market: Market) -> set[str]:
-    """Numbers that `akashllm list` shows as anything but closed, or that belong to a row of it."""
-    references = {row.reference for row in store.all()}
-    ours = {one.dseq for one in market.holdings() if one.reference in references}
-    seen = views(store, [market], ask=healthy)
-    return ours | {one.dseq for one in seen if one.dseq and one.state != "closed"}
 
 
 def nothing_left(place: Place) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import tempfile
 from dataclasses import replace
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from akashllm.errors import AkashllmError
-from akashllm.market.base import Market
-from akashllm.market.choose import Wish, choose
-from akashllm.market.closing import close
-from akashllm.market.deploy import Deployer
 from akashllm.market.order import Order
 from akashllm.state import Home, Store
 from akashllm.testing.market import World
 from akashllm.testing.wallet import FakeCommand, Trouble
-from tests.market.scripted import Killed, MortalStore, Ticking, Verdict, healthy
+from tests.market.deploying import MEMORY, ROUNDS, run, shown
+from tests.market.scripted import Killed, MortalStore
 
 from .conftest import PROVIDERS, Place, provider
-from .test_deploy import shown
 
 CALLS = (
     "tx deployment create",
@@ -46,9 +41,6 @@ KINDS = (
     *("hang", "killed", "empty", "truncated", "noise", "unreachable", "refused", "late", "sequence", "gas"),
     *("prompt", "panic", "garbage"),
 )
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-ROUNDS = ("deploy", "deploy", "close", "deploy")
-
 troubles = st.builds(
     lambda call, kind, moment, times, calls: [Trouble(call, kind, moment, calls=calls)] * times,
     st.sampled_from(CALLS),
@@ -61,23 +53,6 @@ misfortune = st.tuples(
     st.lists(troubles | st.builds(lambda call: [Trouble(call, "ok")], st.sampled_from(CALLS)), max_size=6),
     st.none() | st.tuples(st.integers(1, 25), st.booleans()),
 )
-
-
-def run(what: str, store: Store, market: Market, order: Order) -> None:
-    """One command, as somebody types it who does not look at what it says."""
-    deployer = Deployer(
-        market=market,
-        store=store,
-        verify=lambda *_args, **_kwargs: Verdict(),
-        clock=Ticking(),
-        ask=healthy,
-        choose=partial(choose, wish=Wish()),
-    )
-    if what == "deploy":
-        deployer.deploy(order)
-    else:
-        for row in store.all():
-            close(store, market, row)
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@ import pytest
 from akashllm.market.order import Order
 from akashllm.state import Store
 from akashllm.testing.wallet import installed
+from tests.market.deploying import deployer
 from tests.screen import COMMAND, PATIENCE, Sit
 
 from .conftest import ENVIRON, Place
-from .test_deploy import deployer
 
 
 @pytest.fixture
