@@ -49,6 +49,7 @@ class Need:
     working     bytes of activations and logits on each GPU
     fixed       bytes the engine takes on each GPU before any of it
     shardable_cache  False where every GPU holds the whole cache (multi-head latent attention)
+    layers      blocks of the model, which no engine cuts when it deals them out
     """
 
     lines: tuple[MemoryLine, ...]
@@ -57,6 +58,7 @@ class Need:
     working: int
     fixed: int
     shardable_cache: bool
+    layers: int
 
     @property
     def total_gib(self) -> float:
@@ -64,15 +66,24 @@ class Need:
         return (self.weights + self.cache + self.working + self.fixed) / GIB
 
     def per_gpu_gib(self, count: int, kv_heads: int, engine: EngineName, nodes: int = 1) -> float:
-        """What each of `count` GPUs of each node has to hold, in GiB. Each node has its share of the layers.
+        """What the fullest of `count` GPUs of each node has to hold, in GiB. Each node has some of the layers.
 
-        llama.cpp gives each GPU some layers. vLLM gives each GPU some heads of every layer: where there are
-        fewer KV heads than GPUs they are copied, and a compressed cache has none to share out.
+        llama.cpp gives each GPU some layers, the output matrix counting as one (llama-model.cpp, load_tensors).
+        vLLM gives each GPU some heads of every layer of its node: where there are fewer KV heads than GPUs they
+        are copied, and a compressed cache has none to share out.
         """
-        heads = kv_heads if self.shardable_cache else 1
-        parts = min(count, heads) if engine == "vllm" else count
-        shared = self.weights / count + self.cache / max(1, parts)
-        return (shared / nodes + self.working + self.fixed) / GIB
+        if engine == "vllm":
+            heads = kv_heads if self.shardable_cache else 1
+            shared = self.weights / count + self.cache / max(1, min(count, heads))
+            shared *= _largest_share(self.layers, nodes)
+        else:
+            shared = (self.weights + self.cache) * _largest_share(self.layers + 1, count)
+        return (shared + self.working + self.fixed) / GIB
+
+
+def _largest_share(things: int, owners: int) -> float:
+    """The part of the whole that comes to whoever gets the most of `things` dealt out evenly."""
+    return -(-things // owners) / things
 
 
 def cache_bytes(model: Model, context: int, concurrency: int, engine: EngineName) -> int:
@@ -140,7 +151,7 @@ def estimate(
         MemoryLine(what="activations and logits", gib=_gib(working), note=_working_note(model, engine))
     )
     lines.append(MemoryLine(what="engine", gib=_gib(fixed), note=_fixed_note(engine, gpu=gpu)))
-    return Need(tuple(lines), weights, cache, working, fixed, shardable_cache=not model.shape.kv_rank)
+    return Need(tuple(lines), weights, cache, working, fixed, not model.shape.kv_rank, model.shape.layers)
 
 
 def _gib(count: int) -> float:

@@ -74,9 +74,25 @@ def test_compressed_caches_are_not_shared_out() -> None:
     share = mla.per_gpu_gib(8, 128, "vllm") - (mla.weights / 8 + mla.working + mla.fixed) / 1024**3
     assert share == pytest.approx(whole)
     few = estimate(CATALOG.find("qwen2.5:14b"), SAFETENSORS["bf16"], engine="vllm", context=8192, concurrency=8)
-    assert (
-        few.per_gpu_gib(8, 2, "vllm") > few.per_gpu_gib(8, 8, "vllm") > few.per_gpu_gib(8, 8, "llamacpp") - 1e-9
-    )
+    even = ((few.weights + few.cache) / 8 + few.working + few.fixed) / 1024**3
+    assert few.per_gpu_gib(8, 2, "vllm") > few.per_gpu_gib(8, 8, "vllm") == pytest.approx(even)
+
+
+def test_layers_are_dealt_out_whole() -> None:
+    """DeepSeek's 61 layers and its output on 4 GPUs: one has 16; over 2 nodes of vLLM one has 31."""
+    deepseek = CATALOG.find("deepseek-r1:671b")
+    need = estimate(deepseek, GGUF["q4_k_m"], engine="llamacpp", context=8192, concurrency=4)
+    own = (need.working + need.fixed) / 1024**3
+    fullest = need.per_gpu_gib(4, 128, "llamacpp") - own
+    assert fullest == pytest.approx((need.weights + need.cache) / 1024**3 * 16 / 62)
+    found = fits(deepseek, need, GGUF["q4_k_m"], engine="llamacpp", gpus=CATALOG.gpus, prices=Prices.table())
+    assert need.total_gib < 4 * 96
+    assert all(fit.gpu.ram_gib > 96 for fit in found if fit.count == 4)
+    assert need.per_gpu_gib(1, 128, "llamacpp") == pytest.approx(need.total_gib)
+    served = estimate(deepseek, SAFETENSORS["fp8"], engine="vllm", context=8192, concurrency=8)
+    own = (served.working + served.fixed) / 1024**3
+    fullest = served.per_gpu_gib(8, 128, "vllm", nodes=2) - own
+    assert fullest == pytest.approx((served.weights / 8 + served.cache) / 1024**3 * 31 / 61)
 
 
 @given(
