@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from akashllm.errors import MarketError, MissingExtra, ProviderFailed
+from akashllm.errors import MarketError, ProviderFailed
 from akashllm.market.base import Lease, LogLine
 from akashllm.market.console_errors import cleaned
 from akashllm.market.gateway_shell import GatewaySession, shell_query
@@ -22,7 +22,7 @@ from akashllm.market.gateway_tls import Published, Trusted, on_chain, trust
 from akashllm.market.shell import Tell, Terminal, checked, counted
 
 if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
+    from akashllm.market.websocket import WebSocket
 
 Token = Callable[[Sequence[str]], str]
 """Scopes -> a JWT that is good for them, at this provider, for some minutes."""
@@ -131,20 +131,17 @@ class Gateway:
         query: Mapping[str, str],
         *,
         ping: float | None = _PING,
-    ) -> Iterator[ClientConnection]:
-        try:
-            from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-            from websockets.sync.client import connect
-        except ImportError:
-            raise MissingExtra(
-                "logs, events and shell of a provider need the library websockets",
-                hint="pip install websockets",
-            ) from None
+    ) -> Iterator[WebSocket]:
+        # Late: most commands talk to no gateway, and these take a while to import.
+        from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+        from akashllm.market.websocket import websocket
+
         trusted = self._trust()
         address = f"[{trusted.host}]" if ":" in trusted.host else trusted.host
         uri = f"wss://{address}:{trusted.port}{_path(lease)}/{what}?{urlencode(query)}"
         try:
-            with connect(
+            with websocket(
                 uri,
                 ssl=trusted.context,
                 additional_headers=self._headers(scope),

@@ -20,7 +20,7 @@ from akashllm.market.console_errors import cleaned
 from akashllm.market.shell import Tell
 
 if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
+    from akashllm.market.websocket import WebSocket
 
 STDOUT, STDERR, RESULT, FAILURE, STDIN, RESIZE = 100, 101, 102, 103, 104, 105
 _PIECE = 1 << 15
@@ -38,7 +38,7 @@ def shell_query(service: str, command: Sequence[str], *, tty: bool, stdin: bool)
 class GatewaySession:
     """One command. `akashllm.market.shell.Session`."""
 
-    connection: ClientConnection
+    connection: WebSocket
     _status: int | None = None
 
     def send(self, keys: bytes) -> None:
@@ -85,8 +85,7 @@ class GatewaySession:
 
     def hang_up(self) -> None:
         """At once, whatever either side still has to say."""
-        with suppress(OSError):
-            socket.socket.shutdown(self.connection.socket, socket.SHUT_RDWR)
+        self.connection.abort()
 
     def watch(self) -> None:
         """Have the system notice a peer that is gone.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import http
 import json
 import ssl
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from anyio.from_thread import start_blocking_portal
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
 
 from akashllm.market.gateway_shell import RESULT
+from akashllm.market.websocket import WebSocket
 from akashllm.testing.certificates import Certificate, Signer
 from akashllm.testing.gateway_shell import RemoteCommand
 from akashllm.testing.market.replies import lease_status
@@ -52,25 +56,24 @@ class GatewayServer:
         self.asked: list[str] = []
         self.commands: list[RemoteCommand] = []
         self._ending = threading.Event()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = min(newest_tls, ssl.TLSVersion.TLSv1_3)
-        context.maximum_version = newest_tls
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version = min(newest_tls, ssl.TLSVersion.TLSv1_3)
+        self._context.maximum_version = newest_tls
         with tempfile.NamedTemporaryFile() as file:
             file.write(certificate.pem + certificate.key)
             file.flush()
-            context.load_cert_chain(file.name)
-        self._server = serve(
-            self._talk, "127.0.0.1", 0, ssl=context, process_request=self._answer, compression=None
-        )
-        self._thread = threading.Thread(target=self._server.serve_forever)
+            self._context.load_cert_chain(file.name)
 
     @property
     def host_uri(self) -> str:
         """As a provider registers it."""
-        return f"https://127.0.0.1:{self._server.socket.getsockname()[1]}"
+        return f"https://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with ExitStack() as starting:
+            self._portal = starting.enter_context(start_blocking_portal())
+            self._port = starting.enter_context(self._portal.wrap_async_context_manager(self._listening()))
+            self._running = starting.pop_all()
         return self
 
     def __exit__(
@@ -79,8 +82,18 @@ class GatewayServer:
         self._ending.set()
         for command in self.commands:
             command.kill()
-        self._server.shutdown()
-        self._thread.join()
+        self._running.close()
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[int]:
+        async with serve(
+            self._serve, "127.0.0.1", 0, ssl=self._context, process_request=self._answer, compression=None
+        ) as server:
+            yield next(iter(server.sockets)).getsockname()[1]
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        if connection.request is not None:
+            await asyncio.to_thread(self._talk, WebSocket(self._portal, connection), connection.request)
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """None lets a WebSocket through; anything else is the whole reply."""
@@ -104,10 +117,7 @@ class GatewayServer:
             return _json(404, {"message": "no lease for deployment"})
         return _json(200, lease_status(words[1], leased))
 
-    def _talk(self, connection: ServerConnection) -> None:
-        request = connection.request
-        if request is None:
-            return
+    def _talk(self, connection: WebSocket, request: Request) -> None:
         parts = urlsplit(request.path)
         _, dseq, _, _, what = parts.path.strip("/").split("/")
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -122,7 +132,7 @@ class GatewayServer:
             except ConnectionClosed:
                 return
 
-    def _logs(self, connection: ServerConnection, dseq: str, leased: Leased, query: dict[str, str]) -> None:
+    def _logs(self, connection: WebSocket, dseq: str, leased: Leased, query: dict[str, str]) -> None:
         lines = list(leased.provider.runner.lines(dseq))
         sent = len(lines)
         for line in lines[-int(query["tail"]) :] if query.get("tail") else lines:
@@ -133,9 +143,7 @@ class GatewayServer:
                 connection.send(json.dumps({"name": f"llm-{dseq}-0", "message": line}))
             sent = max(sent, len(lines))
 
-    def _kubeevents(
-        self, connection: ServerConnection, dseq: str, leased: Leased, query: dict[str, str]
-    ) -> None:
+    def _kubeevents(self, connection: WebSocket, dseq: str, leased: Leased, query: dict[str, str]) -> None:
         for kind, reason, note in self.events:
             about = {"kind": "Pod", "namespace": dseq, "name": "llm-0"}
             event = {"type": kind, "reason": reason, "note": note, "reportingController": "", "object": about}
@@ -143,7 +151,7 @@ class GatewayServer:
         while query.get("follow") == "true" and leased.state == "active" and not self._ending.wait(_BEAT):
             pass
 
-    def _shell(self, connection: ServerConnection, dseq: str, leased: Leased, query: dict[str, str]) -> None:
+    def _shell(self, connection: WebSocket, dseq: str, leased: Leased, query: dict[str, str]) -> None:
         del dseq
         service = query["service"]
         if service not in services(leased):

@@ -8,7 +8,6 @@ import os
 import pty
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -18,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import ServerConnection
 
 from akashllm.market.gateway_shell import RESIZE, RESULT, STDERR, STDIN, STDOUT
+from akashllm.market.websocket import WebSocket
 
 _ON_TERMINAL = """
 import fcntl, os, sys, termios
@@ -48,7 +47,7 @@ def resize(terminal: int, columns: int, lines: int) -> None:
 class RemoteCommand:
     """One command of one connection. `sizes` are those its terminal was given, columns first."""
 
-    def __init__(self, connection: ServerConnection, query: Mapping[str, str]) -> None:
+    def __init__(self, connection: WebSocket, query: Mapping[str, str]) -> None:
         self.sizes: list[tuple[int, int]] = []
         self.ended = threading.Event()
         self._connection = connection
@@ -83,7 +82,7 @@ class RemoteCommand:
 
     def sever(self) -> None:
         """End the connection as a network does that fails."""
-        socket.socket.shutdown(self._connection.socket, socket.SHUT_RDWR)
+        self._connection.abort()
 
     def kill(self) -> None:
         """With everything it has started."""
