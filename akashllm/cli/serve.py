@@ -20,6 +20,15 @@ _NOT_THE_SERVICES = ("AKASHLLM_HOME", "AKASHLLM_MARKET")
 
 
 _OF_THE_MODEL = ("AKASHLLM_MODEL", "AKASHLLM_MODEL_NAME", "AKASHLLM_WEIGHTS")
+_OF_A_PLAN = (
+    *_OF_THE_MODEL,
+    "AKASHLLM_ENGINE",
+    "AKASHLLM_TASK",
+    "AKASHLLM_TOOL_PARSER",
+    "AKASHLLM_REASONING_PARSER",
+)
+"""What a plan knows of a model; its sizes are for a machine that is still to be chosen."""
+_HUB = ("hf.co/", "huggingface.co/")
 
 
 def _env(name: str) -> str:
@@ -32,11 +41,17 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help=f"Path or address of a GGUF file, or an alias.{_env('MODEL')}  [default: tiny]",
+        help=f"File, folder, address, hf.co/ name, or a name in the catalogue.{_env('MODEL')}  [default: tiny]",
     ),
 ]
 EngineOption = Annotated[
-    str | None, typer.Option("--engine", "-e", metavar="ENGINE", help=f"llamacpp.{_env('ENGINE')}")
+    str | None,
+    typer.Option(
+        "--engine",
+        "-e",
+        metavar="ENGINE",
+        help=f"llamacpp, vllm, ollama, upstream or whisper.{_env('ENGINE')}  [default: llamacpp]",
+    ),
 ]
 Host = Annotated[
     str | None,
@@ -115,7 +130,7 @@ def serve(
         ) from None
     key = opt.read_key(api_key_env, api_key_file)
     given = {
-        "ENGINE": opt.engine_named(engine) if engine else None,
+        "ENGINE": opt.ENGINES.get(engine.lower(), engine) if engine else None,
         "HOST": host,
         "PORT": port,
         "MODEL_ALIASES": ",".join(alias) if alias else None,
@@ -129,7 +144,8 @@ def serve(
     environ = {name: value for name, value in os.environ.items() if name not in _NOT_THE_SERVICES}
     environ |= {f"AKASHLLM_{name}": str(value) for name, value in given.items() if value is not None}
     if model is not None:
-        environ = {name: value for name, value in environ.items() if name not in _OF_THE_MODEL} | _model(model)
+        environ = {name: value for name, value in environ.items() if name not in _OF_THE_MODEL}
+        environ |= _model(model, environ.get("AKASHLLM_ENGINE", "llamacpp"))
     if key is not None:
         environ.pop("AKASHLLM_API_KEY_FILE", None)
         environ["AKASHLLM_API_KEY"] = key
@@ -146,10 +162,14 @@ def serve(
     run(settings, started=started)
 
 
-def _model(word: str) -> dict[str, str]:
-    """What the service is told about a model: the file itself, or what the plan of an alias says."""
-    word = model_word(word)
-    if word == "tiny" or "://" in word or Path(word).is_file():
+def _model(word: str, engine: str) -> dict[str, str]:
+    """What the service is told about a model: what it reads itself as typed, else what a plan says of the name."""
+    planner = opt.ENGINES.get(engine)
+    if planner is None or planner == "ollama":
         return {"AKASHLLM_MODEL": word}
-    plan = planned(DeployRequest(model=word, engine="llamacpp", local=True))
-    return {name: value for name, value in plan.env if name in _OF_THE_MODEL}
+    word = model_word(word)
+    here = Path(word).is_file() or (os.sep in word and Path(word).is_dir())
+    if word == "tiny" or "://" in word or word.startswith(_HUB) or here:
+        return {"AKASHLLM_MODEL": word}
+    plan = planned(DeployRequest(model=word, engine=planner, local=True))
+    return {name: value for name, value in plan.env if name in _OF_A_PLAN}
