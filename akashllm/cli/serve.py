@@ -163,7 +163,7 @@ def serve(
 
 
 def _model(word: str, engine: str) -> dict[str, str]:
-    """What the service is told about a model: what it reads itself as typed, else what a plan says of the name."""
+    """What the service is told of a model: what it reads itself as it is typed, else what a plan says."""
     planner = opt.ENGINES.get(engine)
     if planner is None or planner == "ollama":
         return {"AKASHLLM_MODEL": word}

@@ -40,8 +40,8 @@ def test_every_engine_gets_its_own_kind_of_model(
     runs: str,
     weights: str,
 ) -> None:
-    """A name of the catalogue means the files of the engine that runs; what an engine reads itself stays as it is
-    typed, and no network is asked.
+    """A name of the catalogue means the files of the engine that runs; what an engine reads itself is
+    passed on as it is typed, and no network is asked.
     """
     monkeypatch.setenv("AKASHLLM_UPSTREAM_URL", "http://127.0.0.1:9")
     assert run_command(["serve", *(("--engine", engine) if engine else ()), "--model", model]) == 0
