@@ -39,7 +39,20 @@ logger = logging.getLogger(__name__)
 
 _NOT_FOUND = 404
 _NOT_ALLOWED = 405
-_CORS_HEADERS = ["Authorization", "Content-Type", "X-Api-Key", "X-Request-ID"]
+_CORS_HEADERS = (
+    *("Authorization", "Content-Type", "X-Api-Key", "X-Request-ID", "X-Requested-With", "User-Agent"),
+    *("OpenAI-Beta", "OpenAI-Organization", "OpenAI-Project"),
+    *(
+        f"x-stainless-{name}"
+        for name in ("arch", "async", "custom-poll-interval", "helper-method", "lang", "os")
+    ),
+    *(f"x-stainless-{name}" for name in ("package-version", "poll-helper", "retry-count", "runtime")),
+    *(f"x-stainless-{name}" for name in ("runtime-version", "timeout")),
+)
+"""What a page may send: besides the keys, what OpenAI's and Ollama's own clients add to every request.
+
+Ollama's list is in its `server/routes.go`; without it a browser refuses to send their requests at all.
+"""
 
 
 def create_app(settings: Settings, engine: Engine, transcriber: Transcriber | None = None) -> FastAPI:
@@ -140,7 +153,7 @@ def _description(app: FastAPI) -> APIRouter:
     """The OpenAPI document, behind the key like everything else."""
     router = APIRouter()
 
-    @router.get("/openapi.json", include_in_schema=False)
+    @router.api_route("/openapi.json", methods=["GET", "HEAD"], include_in_schema=False)
     async def openapi() -> Response:
         return JSONResponse(_numbered(app))
 

@@ -108,6 +108,16 @@ def test_other_methods_are_refused_as_by_gin(http: httpx.Client, method: str, st
     assert (unknown.status_code, unknown.text) == (404, "404 page not found")
 
 
+def test_a_slash_too_many_is_forgiven(http: httpx.Client) -> None:
+    """Where Ollama redirects to the path without a slash at its end, the answer itself comes."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+
+    assert http.get("/api/tags/").json() == http.get("/api/tags").json()
+    assert http.post("/api/chat/", json=body).json()["message"]["content"] == "You said: hi"
+    assert http.post("/api/chat/", json={"model": 1}).json() == http.post("/api/chat", json={"model": 1}).json()
+    assert http.get("/api/tags//").status_code == http.get("/api/chat//x").status_code == 404
+
+
 def test_the_version_is_that_of_the_contract(http: httpx.Client) -> None:
     """Clients compare it; HEAD works as clients use it to find the service."""
     assert http.get("/api/version").json() == {"version": OLLAMA_CONTRACT}

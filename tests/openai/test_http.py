@@ -51,9 +51,12 @@ class TestMounts:
         """A text is embedded."""
         assert len(post(http, f"{base}/embeddings", input="x")["data"][0]["embedding"]) == 8
 
-    def test_models_with_a_slash(self, http: httpx.Client, base: str) -> None:
-        """A path that names no model is the list."""
+    def test_slash_at_the_end(self, http: httpx.Client, base: str) -> None:
+        """A path with a slash too many is the path without it."""
         assert http.get(f"{base}/models/").json() == http.get(f"{base}/models").json()
+        assert http.get(f"{base}/models/tiny/").json()["id"] == "tiny"
+        assert post(http, f"{base}/embeddings/", input="x")["object"] == "list"
+        assert http.get(f"{base}/models//").json()["error"]["code"] == "model_not_found"
 
     def test_models(self, http: httpx.Client, base: str) -> None:
         """The list has each name, and each name of the list can be retrieved and asked."""

@@ -291,6 +291,42 @@ async def test_configured_origins_may_call() -> None:
         assert (await client.get("/api/tags", headers={"Origin": good})).status_code == 401
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        (
+            "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,"
+            "x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,"
+            "x-stainless-runtime-version,x-stainless-timeout,openai-organization,openai-project"
+        ),
+        "accept,authorization,content-type,user-agent",
+    ],
+)
+async def test_a_configured_page_may_use_the_official_clients(names: str) -> None:
+    """The headers that the npm packages openai and ollama send from a browser pass; others do not."""
+    good = "https://chat.example.org"
+    async with serving(api_key=KEY, cors_origins=(good,)) as service, service.client() as client:
+        asked = {"Origin": good, "Access-Control-Request-Method": "POST"}
+        for sent, status in ((names, 200), (f"{names},x-strange", 400)):
+            headers = {**asked, "Access-Control-Request-Headers": sent}
+            assert (await client.options("/v1/chat/completions", headers=headers)).status_code == status
+
+
+async def test_what_can_be_read_answers_head() -> None:
+    """Every path that answers GET answers HEAD with the same status and no body, as HTTP asks of servers."""
+    async with serving(docs=True) as service, service.client() as client:
+        checked = 0
+        for path, _ in routes(service.server.app):
+            concrete = path.replace("{name:path}", "tiny") + ("?silence=0.01" if path == "/probe" else "")
+            shown = await client.get(concrete)
+            if shown.status_code == 405:
+                continue
+            checked += 1
+            head = await client.head(concrete)
+            assert (head.status_code, head.content) == (shown.status_code, b""), concrete
+        assert checked >= 15
+
+
 @pytest.mark.parametrize("given", ["a" * 129, "a b", "x;y", "<script>", "caf\u00e9", ""])
 def test_a_request_id_is_echoed_only_if_harmless(guarded: Service, given: str) -> None:
     """A safe id comes back on every response, errors included; any other is replaced."""

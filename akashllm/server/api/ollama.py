@@ -49,7 +49,7 @@ async def version() -> Response:
     return _json(msgspec.json.encode({"version": OLLAMA_CONTRACT}))
 
 
-@router.get("/api/status")
+@router.api_route("/api/status", methods=["GET", "HEAD"])
 async def status() -> Response:
     """Newer clients ask whether models may run in Ollama's cloud. Here none does."""
     return _json(msgspec.json.encode({"cloud": {"disabled": True, "source": "config"}}))
@@ -76,7 +76,7 @@ async def tags(request: Request) -> Response:
     )
 
 
-@router.get("/api/ps")
+@router.api_route("/api/ps", methods=["GET", "HEAD"])
 async def ps(request: Request) -> Response:
     """The models in memory, the one that stays longest first."""
     now = datetime.now(UTC)

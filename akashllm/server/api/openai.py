@@ -102,7 +102,7 @@ async def embeddings(request: Request) -> Response:
     return await whole(request, answer(), error=wire.error_body)
 
 
-@router.get("/models", summary="List the names of the model that is served")
+@router.api_route("/models", methods=["GET", "HEAD"], summary="List the names of the model that is served")
 async def list_models(request: Request) -> Response:
     """Every name the service answers to, and those of its configuration and its store."""
     runtime = _runtime(request)
@@ -110,11 +110,9 @@ async def list_models(request: Request) -> Response:
     return _json(wire.models_answer(runtime.serves(), _created(runtime), runtime.engine.info.context, others))
 
 
-@router.get("/models/{name:path}", summary="Describe a model")
+@router.api_route("/models/{name:path}", methods=["GET", "HEAD"], summary="Describe a model")
 async def retrieve_model(request: Request, name: str) -> Response:
-    """The model, under any name that a request may use. Names may have slashes and colons; none is the list."""
-    if not name:
-        return await list_models(request)
+    """The model, under any name that a request may use. Names may have slashes and colons."""
     runtime = _runtime(request)
     made = {wire.short(other).lower(): created for other, created in await _others(request)}
     try:

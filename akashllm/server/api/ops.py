@@ -86,7 +86,7 @@ async def livez() -> Response:
     return _json({"status": "alive"})
 
 
-@router.get("/metrics")
+@router.api_route("/metrics", methods=["GET", "HEAD"])
 async def metrics(request: Request) -> Response:
     """Everything that is counted, for Prometheus."""
     if not request.app.state.settings.metrics:
@@ -95,7 +95,7 @@ async def metrics(request: Request) -> Response:
     return Response(counted.text(), headers={"content-type": CONTENT_TYPE})
 
 
-@router.get("/version")
+@router.api_route("/version", methods=["GET", "HEAD"])
 async def version(request: Request) -> Response:
     """What software serves what model."""
     runtime = _runtime(request)
@@ -111,7 +111,7 @@ async def version(request: Request) -> Response:
     )
 
 
-@router.get("/probe")
+@router.api_route("/probe", methods=["GET", "HEAD"])
 async def probe(request: Request) -> Response:
     """Silence on demand, through the same door as a slow answer: shows whether what stands between survives it.
 

@@ -26,6 +26,7 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _LOCAL_NAMES = (".localhost", ".local", ".internal")
 _MOUNTS = ("/openai/v1", "/v1")
 """Where routers are mounted: some versions of FastAPI leave this out of a route's path."""
+_DIALECTS = ("/api/", "/v1/", "/openai/v1/")
 _GONE = 499
 """nginx's status for a client that went away; it is logged, never sent."""
 
@@ -49,6 +50,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        _drop_slash(scope)
         began = time.perf_counter()
         record = logs.Record(request_id=_request_id(scope))
         scope.setdefault("state", {})["request_id"] = record.request_id
@@ -115,6 +117,17 @@ class Edge:
     def _own_origin(self, origin: str, host: str) -> bool:
         """Whether a page of `origin` may call a service without a key: its own pages and configured ones."""
         return origin in self._settings.cors_origins or origin.partition("://")[2] == host
+
+
+def _drop_slash(scope: Scope) -> None:
+    """Read `/api/tags/` as `/api/tags`: base addresses are often written with a slash too many.
+
+    Ollama redirects such requests. An answer spares clients that follow nothing, and a `Location` made from
+    what a client wrote.
+    """
+    path: str = scope["path"]
+    if path.endswith("/") and path.startswith(_DIALECTS):
+        scope["path"] = path[:-1]
 
 
 def _request_id(scope: Scope) -> str:
