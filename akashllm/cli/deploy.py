@@ -15,7 +15,7 @@ from akashllm.cli.bids import Chooser, wish_for
 from akashllm.cli.make import read_sdl
 from akashllm.cli.markets import DEFAULT, hang_up, market_named, require_key
 from akashllm.cli.out import Interrupted, Out, WithDocument
-from akashllm.cli.progress import PlainProgress, shown
+from akashllm.cli.progress import shown
 from akashllm.cli.taking import (
     Bid,
     BidWait,
@@ -182,12 +182,11 @@ def _deploy(
         )
         if market.charges and store.named(plan.name) is None:
             opt.confirm(question(plan, taking.hours), yes=yes)
-        asks = taking.bid == "ask"
         try:
-            with PlainProgress() if asks else shown() as progress:
+            with shown(plain=taking.asks) as progress:
                 deployer = Deployer(market=market, store=store, verify=verify, progress=progress)
                 if market.charges:
-                    chooser = Chooser(wish, progress.note, ask=asks, why=taking.why)
+                    chooser = Chooser(wish, progress.note, ask=taking.asks, why=taking.why)
                     deployer = replace(deployer, choose=chooser, gather=taking.wait)
                 outcome = deployer.deploy(order)
         except KeyboardInterrupt:

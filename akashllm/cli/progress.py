@@ -47,9 +47,9 @@ class Shown(Protocol):
         ...
 
 
-def shown() -> Shown:
-    """A live view if stderr is a terminal, plain lines if not."""
-    return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+def shown(*, plain: bool = False) -> Shown:
+    """A live view if stderr is a terminal, plain lines if not or where those are wanted."""
+    return LiveProgress() if sys.stderr.isatty() and not plain else PlainProgress()
 
 
 class PlainProgress:

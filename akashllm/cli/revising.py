@@ -2,78 +2,78 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from akashllm.cli import options as opt
 from akashllm.cli.asking import planned
 from akashllm.cli.before import prices
 from akashllm.cli.deploy import rendered
+from akashllm.cli.make import read_sdl
 from akashllm.cli.out import Out
-from akashllm.errors import UsageError
+from akashllm.cli.wanted import request_of
+from akashllm.errors import DoesNotFit, UsageError
 from akashllm.market.base import Market
 from akashllm.market.driver import ADMIN_FILE, new_key
 from akashllm.market.order import ADMIN_KEY, API_KEY
 from akashllm.market.updating import recorded_secrets
 from akashllm.plan import DeployRequest, Plan
+from akashllm.planning.machine import PLANNED
 from akashllm.sdl import load, placeholders
 from akashllm.state import Deployment, Store
 from akashllm.state.private import read_private
 
+_OTHER_GPUS = frozenset({"model", "engine", "quant", "gpu", "cpu"})
+"""Options of which each chooses the GPUs anew."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What `update` was asked for. None: as it is."""
+    """What `update` was asked for.
+
+    file      a whole SDL instead
+    changes   options of a request that were named, as `request_of` takes them
+    env       variables as NAME=VALUE; without a value one is taken away
+    """
 
     file: Path | None
-    model: str | None
-    engine: str | None
-    context: int | None
-    concurrency: int | None
-    quant: str | None
-    gpu: Sequence[str]
-    gpu_count: int | None
-    cpu: bool
-    region: str | None
-    max_price: float | None
-    replicas: int | None
-    image: str | None
+    changes: Mapping[str, Any]
     env: Sequence[str]
+
+    @property
+    def image(self) -> str | None:
+        """The image that was named."""
+        return self.changes.get("image")
 
     @property
     def plans_anew(self) -> bool:
         """Whether the planner has to be asked."""
-        return bool(
-            self.model
-            or self.engine
-            or self.context
-            or self.concurrency
-            or self.quant
-            or self.gpu
-            or self.gpu_count
-            or self.cpu
-            or self.region
-            or self.max_price
-            or self.replicas
+        return bool(self.changes.keys() - {"image"})
+
+
+def runs_now(row: Deployment) -> str:
+    """The SDL of what runs. Raises `UsageError` where it never came to one."""
+    if row.sdl_path is None:
+        raise UsageError(
+            f"{row.name} was never started", hint=f"`akashllm status {row.name}` says how far it is"
         )
+    return read_private(Path(row.sdl_path))
 
 
 def revised(out: Out, store: Store, row: Deployment, market: Market, wanted: Wanted) -> tuple[Plan, str]:
     """The plan and the SDL that are wanted instead of those of the row."""
-    plan = Plan.from_dict(row.plan)
+    before = Plan.from_dict(row.plan)
     if wanted.file is not None:
-        if wanted.plans_anew or wanted.image or wanted.env:
+        if wanted.changes or wanted.env:
             raise UsageError("an SDL and options contradict each other", hint="write the change into the file")
-        try:
-            text = wanted.file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{wanted.file} cannot be read", hint="give the path of an SDL") from error
+        text = read_sdl(wanted.file)
         load(text, source=str(wanted.file))
-        return plan, text
-    before = plan
+        return before, text
+    plan = before
     if wanted.plans_anew:
         plan = _planned(out, before, market, wanted, persistent=bool(before.volume_gib) or not _fetches(before))
     image, as_root = _image(out, store, plan, market, wanted)
@@ -81,7 +81,7 @@ def revised(out: Out, store: Store, row: Deployment, market: Market, wanted: Wan
         # The volume that it has may be its own by now; one of a new lease belongs to root.
         plan = _planned(out, before, market, wanted, persistent=False)
         out.talk("volume   none: volumes on Akash belong to root, and this image starts as another user")
-    plan = dataclasses.replace(plan, image=image, env=_environment(plan, wanted.env))
+    plan = replace(plan, image=image, env=_environment(before, plan, wanted.env))
     return plan, rendered(plan)
 
 
@@ -91,35 +91,54 @@ def _fetches(plan: Plan) -> bool:
 
 
 def _planned(out: Out, plan: Plan, market: Market, wanted: Wanted, *, persistent: bool) -> Plan:
-    """Planned anew; prices of the day change nothing where the machine stays the same."""
-    word = plan.model.file if plan.model.kind == "file" else plan.model.alias
-    engine = opt.engine_named(wanted.engine) if wanted.engine else plan.engine
-    made = planned(
-        DeployRequest(
-            model=wanted.model or word,
-            engine=engine,
-            name=plan.name,
-            context=wanted.context or (None if wanted.model else plan.context),
-            concurrency=wanted.concurrency or plan.concurrency,
-            quant=wanted.quant or (None if wanted.model or wanted.engine else plan.quant or None),
-            gpu=tuple(wanted.gpu),
-            gpu_count=wanted.gpu_count,
-            cpu_only=wanted.cpu or (not plan.gpus and not wanted.gpu and not wanted.gpu_count),
-            region=wanted.region or plan.region,
-            max_price=wanted.max_price,
-            replicas=wanted.replicas or plan.replicas,
-            nodes=plan.nodes,
-            image=wanted.image,
-            local=not market.charges,
-            persistent=persistent,
-            manage=ADMIN_KEY in plan.secrets and engine == "llamacpp",
-        ),
-        prices=prices(out, market),
-    )
-    if wanted.max_price is None and (made.gpus, made.containers) == (plan.gpus, plan.containers):
-        kept = ("max_price_hour", "max_uact_block", "price_source")
-        made = dataclasses.replace(made, **{name: getattr(plan, name) for name in kept})
-    return made
+    """Planned anew: for as many of the same GPUs, else for more of them, else for any.
+
+    Prices of the day change nothing where these stay.
+    """
+    today = prices(out, market)
+
+    def made(**gpus: Any) -> Plan:
+        asked = request_of(
+            **{**_kept(plan, wanted.changes), "no_volume": not persistent, **gpus, **wanted.changes}
+        )
+        return planned(replace(asked, local=not market.charges), prices=today)
+
+    found = None
+    if plan.gpus and not wanted.changes.keys() & _OTHER_GPUS:
+        same = {"gpu": list(dict.fromkeys(one.model for one in plan.gpus))}
+        for more in ({"gpu_count": plan.gpus[0].count}, {}):
+            with suppress(DoesNotFit):
+                found = found or made(**same, **more)
+    found = found or made()
+    if "max_price" not in wanted.changes and _machines(found) == _machines(plan):
+        kept = ("gpus", "max_price_hour", "max_uact_block", "price_source")
+        found = replace(found, **{name: getattr(plan, name) for name in kept})
+    return found
+
+
+def _kept(plan: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for before and stays, as `request_of` takes it; no GPUs."""
+    named = changes.keys()
+    engine = opt.engine_named(changes.get("engine", plan.engine))
+    return {
+        "model": plan.model.file if plan.model.kind == "file" else plan.model.alias,
+        "engine": engine,
+        "name": plan.name,
+        "context": None if "model" in named else plan.context or None,
+        "concurrency": plan.concurrency or None,
+        "quant": None if named & {"model", "engine"} else plan.quant or None,
+        "cpu": not plan.gpus and engine != "vllm" and not named & {"gpu", "gpu_count"},
+        "region": plan.region,
+        "replicas": plan.replicas,
+        "nodes": plan.nodes if engine == "vllm" else 1,
+        "manage": ADMIN_KEY in plan.secrets and engine == "llamacpp",
+        "any_provider": not plan.audited,
+    }
+
+
+def _machines(plan: Plan) -> tuple[object, ...]:
+    """What is paid for; the order of GPUs is one of prices."""
+    return plan.containers, set(plan.gpus)
 
 
 def _image(out: Out, store: Store, plan: Plan, market: Market, wanted: Wanted) -> tuple[str, bool | None]:
@@ -152,8 +171,9 @@ def _ours(plan: Plan) -> str:
     return planned(request).image
 
 
-def _environment(plan: Plan, given: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    env = dict(plan.env)
+def _environment(before: Plan, plan: Plan, given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The plan's variables; those of before that no planner sets, but somebody; those that are given."""
+    env = {name: value for name, value in before.env if name not in {*PLANNED, *plan.secrets}} | dict(plan.env)
     for entry in given:
         name, equals, value = entry.partition("=")
         if not equals or not name.isidentifier() or not name.isascii():

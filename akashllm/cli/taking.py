@@ -76,10 +76,21 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and the S
 
 @dataclass(frozen=True, slots=True)
 class Taking:
-    """How a bid is taken, and for how long."""
+    """How a bid is taken, and for how long.
+
+    bid     a way to choose, or a provider's address
+    wait    seconds to go on collecting bids after the first
+    hours   after which Console closes it
+    idle    hours without a request after which `watch` does
+    """
 
     bid: str
-    why: bool
     wait: float
-    hours: int | None
-    idle: float | None
+    why: bool = False
+    hours: int | None = None
+    idle: float | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person chooses, on a terminal that nothing else may draw on."""
+        return self.bid == "ask"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_args, get_type_hints
 
 from akashllm.cli import options as opt
 from akashllm.plan import DeployRequest
@@ -12,10 +12,13 @@ from akashllm.plan import DeployRequest
 REQUIRED = inspect.Parameter.empty
 """A command that does nothing without a model."""
 
+_FIXED = ("name", "manage")
+"""What a deployment keeps for as long as it lives."""
+
 Command = Callable[..., None]
 
 
-def _request(
+def request_of(
     *,
     model: opt.Model,
     engine: opt.Engine = "llamacpp",
@@ -42,6 +45,7 @@ def _request(
     head_size: opt.HeadSize = None,
     vocab: opt.Vocab = None,
 ) -> DeployRequest:
+    """What the options ask for. Raises `UsageError` for an engine that is none."""
     return DeployRequest(
         model=model,
         engine=opt.engine_named(engine),
@@ -76,25 +80,55 @@ def takes_request(*, model: Any = REQUIRED, option: Any = opt.Model) -> Callable
     model    what is wanted if nobody says; None: then `request` is None
     option   how `--model` is described
     """
+    shared = _parameters(request_of)
+    shared["model"] = shared["model"].replace(default=model, annotation=option)
 
-    def decorate(command: Command) -> Command:
-        shared = _parameters(_request)
-        shared["model"] = shared["model"].replace(default=model, annotation=option)
-        own = {name: one for name, one in _parameters(command).items() if name != "request"}
+    def made(given: Mapping[str, Any]) -> DeployRequest | None:
+        return None if given["model"] is None else request_of(**given)
 
-        def called(**given: Any) -> None:
-            wanted = {name: given.pop(name) for name in shared}
-            command(request=None if wanted["model"] is None else _request(**wanted), **given)
+    return lambda command: _joined(command, shared, "request", made)
 
-        merged = shared | own
-        described: Any = called
-        described.__name__, described.__module__ = command.__name__, command.__module__
-        described.__doc__ = command.__doc__
-        described.__signature__ = inspect.Signature(list(merged.values()))
-        described.__annotations__ = {name: one.annotation for name, one in merged.items()}
-        return called
 
-    return decorate
+def takes_changes(command: Command) -> Command:
+    """Give a command the same options in place of its parameter `changes`: those that somebody named, by name.
+
+    None has a default then. `request_of` takes them.
+    """
+    shared = {name: _optional(one) for name, one in _parameters(request_of).items() if name not in _FIXED}
+    return _joined(
+        command,
+        shared,
+        "changes",
+        lambda given: {name: value for name, value in given.items() if value not in (None, [])},
+    )
+
+
+def _joined(
+    command: Command,
+    shared: Mapping[str, inspect.Parameter],
+    instead_of: str,
+    made: Callable[[Mapping[str, Any]], object],
+) -> Command:
+    """The command with `shared` as parameters; it gets what is made of them as the one parameter."""
+
+    def called(**given: Any) -> None:
+        wanted = {name: given.pop(name) for name in shared}
+        command(**{instead_of: made(wanted)}, **given)
+
+    own = {name: one for name, one in _parameters(command).items() if name != instead_of}
+    merged = sorted({**shared, **own}.values(), key=lambda one: one.kind)
+    described: Any = called
+    described.__name__, described.__module__ = command.__name__, command.__module__
+    described.__doc__ = command.__doc__
+    described.__signature__ = inspect.Signature(merged)
+    described.__annotations__ = {one.name: one.annotation for one in merged}
+    return called
+
+
+def _optional(parameter: inspect.Parameter) -> inspect.Parameter:
+    """None where nobody names it."""
+    kind, *described = get_args(parameter.annotation)
+    return parameter.replace(default=None, annotation=Annotated[kind | None, *described])
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

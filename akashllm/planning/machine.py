@@ -26,6 +26,15 @@ SHM_GIB = 10
 VOLUME_CLASS = "beta3"
 """NVMe: the class most providers of GPUs offer, and loading weights is what it is for."""
 
+PLANNED = frozenset(
+    f"AKASHLLM_{name}"
+    for name in (
+        *("ENGINE", "MODEL", "MODEL_NAME", "HOST", "PORT", "TASK", "CONTEXT", "CONCURRENCY", "GPUS", "NODES"),
+        *("TOOL_PARSER", "REASONING_PARSER"),
+    )
+)
+"""Every variable that a plan sets: any other is a person's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
