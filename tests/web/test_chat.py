@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -105,6 +106,13 @@ def test_a_key_in_the_fragment_reaches_no_server_as_an_address(page: Tab, servic
 @pytest.mark.engine
 def test_an_answer_streams_and_the_next_question_has_a_past(page: Tab) -> None:
     """A question, its answer with its time, another question: the second request carries all three turns."""
+    # Greedy, so that the answers are the same each time.
+    page.js(
+        "const real = fetch; sent = []; window.fetch = (url, options) => {"
+        " const body = JSON.parse(options.body); sent.push(body);"
+        " return real(url, {...options, body: JSON.stringify({...body, temperature: 0})});"
+        "}"
+    )
     ask(page, "What is the capital of France?")
     page.until("running === null && document.querySelector('.assistant .meta')")
     assert "Paris" in page.js("document.querySelector('.assistant > .text').textContent")
@@ -114,8 +122,47 @@ def test_an_answer_streams_and_the_next_question_has_a_past(page: Tab) -> None:
     page.until("running === null && document.querySelectorAll('.assistant .meta').length === 2")
     assert page.js("document.querySelectorAll('.user .text').length") == 2
     assert page.js("document.querySelectorAll('#log img').length") == 0
+    assert page.js("sent.map(one => one.messages.map(turn => turn.role).join())") == [
+        "user",
+        "user,assistant,user",
+    ]
     assert page.js("turns.map(one => one.role).join()") == "user,assistant,user,assistant"
     assert page.said("Runtime.exceptionThrown") == []
+
+
+def reply(content: str) -> str:
+    """Script of a page: what the service answers from now on."""
+    pieces = [
+        {"choices": [{"delta": {"content": content}}]},
+        {"choices": [], "usage": {"completion_tokens": 1}},
+    ]
+    body = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"
+    return f"window.fetch = async () => new Response({json.dumps(body)})"
+
+
+def test_a_question_without_an_answer_is_not_asked_again(page: Tab) -> None:
+    """A model may say nothing: two questions in a row would be no chat."""
+    for content, roles in (("", ""), ("Yes.", "user,assistant"), ("", "user,assistant")):
+        page.js(reply(content))
+        page.js("document.querySelectorAll('.meta').forEach(one => one.remove())")
+        ask(page, "Is it so?")
+        page.until("running === null && document.querySelector('.assistant .meta')")
+        assert page.js("turns.map(one => one.role).join()") == roles
+
+
+def test_a_new_chat_knows_nothing_of_the_answer_it_cut_short(page: Tab) -> None:
+    """What still comes of the old one belongs to the old one."""
+    page.js(
+        "window.fetch = async (_, {signal}) => new Response(new ReadableStream({start(stream) {"
+        ' stream.enqueue(new TextEncoder().encode(\'data: {"choices":[{"delta":{"content":"Once"}}]}\\n\\n\'));'
+        " signal.addEventListener('abort', () => stream.error(signal.reason));"
+        "}}))"
+    )
+    ask(page, "Tell me a story.")
+    page.until("document.querySelector('.assistant > .text')?.textContent === 'Once'")
+    page.js("document.getElementById('fresh').click()")
+    page.until("running === null")
+    assert page.js("turns.length") == 0
 
 
 @pytest.mark.engine
