@@ -29,6 +29,7 @@ from akashllm.market.deploy import Deployer
 from akashllm.market.driver import ADMIN_FILE, ENDED
 from akashllm.market.order import ADMIN_KEY, API_KEY, Order, Outcome, Verdicts
 from akashllm.market.probe import answers_to
+from akashllm.market.watching import IDLE
 from akashllm.plan import Plan
 from akashllm.sdl import environment, fill, is_placeholder, load, manifest_json, placeholders, with_variable
 from akashllm.state import Deployment
@@ -116,7 +117,10 @@ class Updater(Deployer):
             before = self._before(row, order)
             key = before.secrets[API_KEY]
             wanted = replace(
-                order, plan=replace(order.plan, name=name), secrets={**order.secrets, API_KEY: key}
+                order,
+                plan=replace(order.plan, name=name),
+                secrets={**order.secrets, API_KEY: key},
+                idle=order.idle or row.facts.get(IDLE),
             )
             try:
                 outcome = self.deploy(wanted)

@@ -13,6 +13,7 @@ from akashllm.market.closing import close
 from akashllm.market.console import ConsoleMarket
 from akashllm.market.order import Order
 from akashllm.market.updating import NEXT_KEY, recorded_secrets
+from akashllm.market.watching import IDLE
 from akashllm.state import Deployment, Store
 from akashllm.state.private import read_private
 from akashllm.testing.market import Fault
@@ -138,6 +139,14 @@ def test_a_new_lease_is_verified_before_the_old_one_is_closed(scene: Scene, stor
     close(store, scene.market, store.get(now.id))
     assert scene.world.open() == set()
     assert scene.world.balance == 100
+
+
+def test_who_closes_an_idle_deployment_closes_the_new_one_too(scene: Scene, store: Store, order: Order) -> None:
+    """The hours without a request after which `watch` closes it pass to the second deployment."""
+    row = deployed(scene, store, replace(order, idle=3.0))
+    outcome = scene.updater(store).beside(row, dearer(order))
+
+    assert store.get(outcome.deployment.id).facts[IDLE] == 3.0
 
 
 @pytest.mark.parametrize("how", ["failed", "slow", "broken"])
