@@ -113,6 +113,11 @@ class Config:
 def read_config(path: Path) -> Config:
     """The configuration in a file. Raises `BadConfig` with every fault, `UsageError` if it cannot be read."""
     try:
+        if path.is_fifo():
+            raise UsageError(
+                f"the configuration {path} is a pipe, and a configuration is read more than once",
+                hint="write it to a file and name that",
+            )
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -178,6 +179,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_config(path)
     with pytest.raises(UsageError, match="larger than"):
         read_config(Path("/dev/zero"))
+
+
+def test_a_pipe_is_refused_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    """What can be read only once, such as `--config <(...)`, is a sentence, with and without a writer."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is a pipe"):
+        read_config(tmp_path / "pipe")
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "w") as pipe:
+        pipe.write("models: {}")
+        pipe.flush()
+        with pytest.raises(UsageError, match="is a pipe"):
+            read_config(Path(f"/dev/fd/{reading}"))
 
 
 @given(
