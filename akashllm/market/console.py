@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
+from akashllm.errors import KeyRefused, MarketError, MarketUnavailable, ProviderFailed
 from akashllm.market.base import (
     Balance,
     Bid,
@@ -55,6 +55,12 @@ _PAGE = 100
 _LOOKS = 3
 _BETWEEN = 4.0
 """Seconds between looks for what a lost reply may have left: a transaction takes a block or two."""
+
+_LANDS = 120.0
+"""Seconds within which an order that was never answered is in a block, if it ever will be."""
+
+_BEHIND = 3600.0
+"""Seconds for which Console, or the node or index that it asks, may be behind the chain."""
 
 _TOKEN_SECONDS = 300
 _HANDOVERS = 3
@@ -125,13 +131,11 @@ class ConsoleMarket:
         made = load(sdl)
         manifest = manifest_json(made).decode()
         digest = base64.b64encode(bytes.fromhex(manifest_hash(made))).decode()
-        open_ = list(self._open())
-        earlier = self.journal.read(reference)
-        if earlier is not None and (found := self._earlier(earlier, open_)):
+        found, open_ = self._earlier(reference)
+        if found is not None:
             return Created(dseq=found, manifest=manifest)
-        begun = self.journal.write(
-            Begun(reference=reference, digest=digest, before=tuple(one.dseq for one in open_))
-        )
+        before = tuple(one.dseq for one in open_)
+        begun = self.journal.write(Begun(reference=reference, digest=digest, before=before, key=self.http.mark))
         try:
             reply = self._order(sent, reference, deposit or self.deposit)
         except MarketUnavailable as error:
@@ -142,11 +146,16 @@ class ConsoleMarket:
         except MarketError:
             self.journal.forget(reference)
             raise
-        dseq = number(mapping(mapping(reply).get("data")).get("dseq"))
+        data = mapping(mapping(reply).get("data"))
+        dseq, signed = number(data.get("dseq")), mapping(data.get("signTx"))
         if not dseq:
             return Created(dseq=self._lost(begun, nonsense("POST /v1/deployments")), manifest=manifest)
+        if number(signed.get("code")) not in {"", "0"}:
+            self.journal.forget(reference)
+            why = cleaned(str(signed.get("rawLog") or "")) or f"code {signed['code']}"
+            raise MarketError(f"the chain refuses the order: {why}", hint="see the chain's words")
         self.journal.found(begun, dseq)
-        theirs = manifest_of(mapping(mapping(reply).get("data")).get("manifest"))
+        theirs = manifest_of(data.get("manifest"))
         return Created(dseq=dseq, manifest=theirs or manifest)
 
     def bids(self, dseq: str) -> Sequence[Bid]:
@@ -165,28 +174,8 @@ class ConsoleMarket:
         for attempt in range(_HANDOVERS):
             if attempt:
                 self.clock.sleep(_BETWEEN)
-            deployment = self._read(dseq)
-            if not deployment.open:
-                raise MarketError(f"deployment {dseq} is closed", hint="deploy again")
-            active = next((one for one in deployment.leases if one.state == "active"), None)
-            if active is not None and active.services is not None:
-                return _as_lease(dseq, active)
-            if active is None and deployment.leases:
-                raise ProviderFailed(
-                    f"the provider ended the lease: {reason_of(deployment.leases[-1])}", hint="deploy again"
-                )
-            target = active or bid
-            wanted = {
-                "dseq": dseq,
-                "gseq": target.gseq,
-                "oseq": target.oseq,
-                "provider": target.provider,
-            }
             try:
-                # Without one Console makes it from the SDL that it keeps, and opens the secrets for it.
-                handed = {"manifest": manifest} if manifest else {}
-                reply = self.http.post("/v1/leases", {**handed, "leases": [wanted]})
-                taken = deployment_of(data_of(reply, "POST /v1/leases"), "POST /v1/leases").lease
+                taken = self._taken(dseq, bid, manifest)
             except MarketUnavailable as error:
                 problem = error
                 continue
@@ -198,6 +187,25 @@ class ConsoleMarket:
             f"the provider {bid.provider} does not take the manifest",
             hint="deploy again: another provider will be tried",
         )
+
+    def _taken(self, dseq: str, bid: Bid, manifest: str) -> LeaseRead | None:
+        """The lease, of now or of before."""
+        deployment = self._read(dseq)
+        if not deployment.open:
+            raise MarketError(f"deployment {dseq} is closed", hint="deploy again")
+        active = next((one for one in deployment.leases if one.state == "active"), None)
+        if active is not None and active.services is not None:
+            return active
+        if active is None and deployment.leases:
+            raise ProviderFailed(
+                f"the provider ended the lease: {reason_of(deployment.leases[-1])}", hint="deploy again"
+            )
+        target = active or bid
+        wanted = {"dseq": dseq, "gseq": target.gseq, "oseq": target.oseq, "provider": target.provider}
+        # Without one Console makes it from the SDL that it keeps, and opens the secrets for it.
+        handed = {"manifest": manifest} if manifest else {}
+        reply = self.http.post("/v1/leases", {**handed, "leases": [wanted]})
+        return deployment_of(data_of(reply, "POST /v1/leases"), "POST /v1/leases").lease
 
     # --- while it runs ------------------------------------------------------------------------------------
 
@@ -284,7 +292,7 @@ class ConsoleMarket:
             if mapping(data).get("success") is not True and self._still_open(dseq):
                 raise nonsense("DELETE /v1/deployments/{dseq}")
         except NotThere:
-            pass
+            self._believe(dseq)
         except MarketError:
             if self._still_open(dseq):
                 raise
@@ -320,10 +328,28 @@ class ConsoleMarket:
                 raise
         return self.http.post("/v1/deployments", {"data": {**data, "deposit": float(_LEAST_DEPOSIT)}})
 
-    def _earlier(self, begun: Begun, open_: Sequence[DeploymentRead]) -> str | None:
-        """What an earlier call has opened. Raises `MarketError` where that cannot be told."""
+    def _earlier(self, reference: str) -> tuple[str | None, Sequence[DeploymentRead]]:
+        """What an earlier call has opened, and all that is open.
+
+        An order that was not answered is waited for as long as it may still land: a second one would be paid
+        beside it. Raises `MarketError` where it cannot be told.
+        """
+        open_ = list(self._open())
+        begun = self.journal.read(reference)
+        if begun is None:
+            return None, open_
+        self._same_key(begun)
+        deadline = self.clock.monotonic() + _LANDS - self.journal.age(begun)
+        while (found := self._opened(begun, open_)) is None and begun.dseq is None:
+            if self.clock.monotonic() >= deadline:
+                break
+            self.clock.sleep(_BETWEEN)
+            open_ = list(self._open())
+        return found, open_
+
+    def _opened(self, begun: Begun, open_: Sequence[DeploymentRead]) -> str | None:
         if begun.dseq is not None:
-            return begun.dseq if any(one.dseq == begun.dseq for one in open_) else None
+            return begun.dseq if self._still_open(begun.dseq) else None
         for one in open_:
             if lost([begun], one) == begun.reference:
                 self.journal.found(begun, one.dseq)
@@ -364,14 +390,43 @@ class ConsoleMarket:
                 return
 
     def _read(self, dseq: str) -> DeploymentRead:
+        """One deployment. Raises `NotThere` where it is certain that there is none."""
         call = "GET /v1/deployments/{dseq}"
-        return deployment_of(data_of(self.http.get(_DSEQ.format(dseq)), call), call)
+        try:
+            return deployment_of(data_of(self.http.get(_DSEQ.format(dseq)), call), call)
+        except NotThere:
+            self._believe(dseq)
+            raise
 
     def _still_open(self, dseq: str) -> bool:
         try:
             return self._read(dseq).open
         except NotThere:
             return False
+
+    def _believe(self, dseq: str) -> None:
+        """Believe Console that it has no such deployment.
+
+        The chain forgets none, so one that was ordered here is only not seen: by another account's key, or by
+        a node or an index that is behind. Raises `KeyRefused` and `MarketUnavailable` for that.
+        """
+        begun = self.journal.numbered(dseq)
+        if begun is None:
+            return
+        self._same_key(begun)
+        if self.journal.age(begun) < _BEHIND:
+            raise MarketUnavailable(
+                f"Console does not show deployment {dseq}, which it has opened: it is behind the chain",
+                hint="run the same command again in a few minutes; nothing is forgotten",
+            )
+
+    def _same_key(self, begun: Begun) -> None:
+        if begun.key not in {"", self.http.mark}:
+            what = f"deployment {begun.dseq}" if begun.dseq else "an order that was never answered"
+            raise KeyRefused(
+                f"{what} belongs to another API key, and perhaps to another account",
+                hint="use the key it was ordered with: `akashllm login`, or AKASH_CONSOLE_API_KEY",
+            )
 
     def provider(self, address: str) -> Mapping[str, Any]:
         """`GET /v1/providers/{address}`, which needs no key; empty where Console does not say."""

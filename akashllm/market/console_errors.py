@@ -63,6 +63,10 @@ def refusal(status: int, body: bytes, *, call: str) -> MarketError:
             return KeyRefused(f"this account may not do that{tail}", hint=WHERE)
         case 404:
             return NotThere(f"Console has no such thing ({call})", hint="`akashllm list` shows what there is")
+        case 408 | 425:
+            return MarketUnavailable(
+                f"Console did not wait for the request ({status}){tail}", hint=_LATER, acted=None
+            )
         case 409:
             return MarketError(
                 f"Console says that something else is under way{tail}",

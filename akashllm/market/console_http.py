@@ -81,6 +81,11 @@ class ConsoleHttp:
         """Whether there is a key at all."""
         return self._key is not None
 
+    @property
+    def mark(self) -> str:
+        """Tells this key from another; empty without one."""
+        return "" if self._key is None else self._key.mark
+
     def get(
         self, path: str, params: Mapping[str, str] | None = None, *, key: bool = True, tries: int = _TRIES
     ) -> Any:
@@ -157,10 +162,13 @@ class ConsoleHttp:
         # No chaining: an exception of the library carries the request, and with it the key.
         except requests.exceptions.ConnectTimeout:
             raise no_answer("it cannot be reached", acted=False) from None
-        except requests.exceptions.SSLError:
-            raise MarketError(
-                "Console's certificate is not valid", hint="check the network, or AKASH_CONSOLE_API_URL"
-            ) from None
+        except requests.exceptions.SSLError as error:
+            if "certificate" in str(error).lower():
+                raise MarketError(
+                    "Console's certificate is not valid", hint="check the network, or AKASH_CONSOLE_API_URL"
+                ) from None
+            # Any record of a connection may be broken, also the one after which Console has acted.
+            raise no_answer("the encrypted connection broke", acted=None) from None
         except requests.ConnectionError as error:
             raise no_answer("the connection failed", acted=_refused(error)) from None
         except (requests.RequestException, HTTPError, OSError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,16 @@ from akashllm.state.private import read_private, write_private
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """An order. `digest` is the manifest's hash in base64; `before` what was open when it was sent."""
+    """An order. `digest` is the manifest's hash in base64; `before` what was open when it was sent.
+
+    key   `ApiKey.mark` of the key it was sent with: another may be another account's
+    """
 
     reference: str
     digest: str
     before: tuple[str, ...] = ()
     dseq: str | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,14 @@ class Journal:
         """The order of that reference."""
         path = self._path(reference)
         return _begun(path) if path.exists() else None
+
+    def numbered(self, dseq: str) -> Begun | None:
+        """The order of that number."""
+        return next((one for one in self.all() if one.dseq == dseq), None)
+
+    def age(self, begun: Begun) -> float:
+        """Seconds since it was last written: sent, or answered."""
+        return max(0.0, time.time() - self._path(begun.reference).stat().st_mtime)
 
     def all(self) -> Sequence[Begun]:
         """Every order that was not ended."""
@@ -62,9 +75,8 @@ class Journal:
 
     def ended(self, dseq: str) -> None:
         """The deployment of that number is closed."""
-        for begun in self.all():
-            if begun.dseq == dseq:
-                self.forget(begun.reference)
+        if (begun := self.numbered(dseq)) is not None:
+            self.forget(begun.reference)
 
     def references(self, deployments: Iterable[DeploymentRead]) -> Mapping[str, str]:
         """The reference by dseq, for every deployment that is known to be ours."""

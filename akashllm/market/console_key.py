@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,11 @@ class ApiKey:
     def secret(self) -> str:
         """The key itself."""
         return self._value
+
+    @property
+    def mark(self) -> str:
+        """Tells it from another key, and nothing about it."""
+        return hashlib.sha256(self._value.encode()).hexdigest()[:16]
 
     def __repr__(self) -> str:
         return f"ApiKey(...{self._value[-4:]})" if len(self._value) > 16 else "ApiKey(...)"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
+import ssl
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,6 +24,7 @@ from akashllm.market.console_http import ConsoleHttp, checked_base
 from akashllm.market.console_key import ApiKey, find_key, forget_key, keep_key
 from akashllm.market.console_read import address_of, bids_of, deployment_of, manifest_of, reason_of
 from akashllm.state import Home
+from akashllm.testing.certificates import self_signed
 from tests.market.scripted import Ticking
 
 from .conftest import CANARY
@@ -98,6 +103,59 @@ def test_a_change_is_sent_once(http: ConsoleHttp, clock: Ticking) -> None:
 
     assert (len(Scripted.got), clock.now, caught.value.acted) == (1, 0, None)
     assert type(caught.value) is MarketUnavailable
+
+
+@pytest.mark.parametrize("status", [408, 425])
+def test_a_request_that_was_given_up_may_pass(http: ConsoleHttp, status: int) -> None:
+    """A proxy that lost patience says nothing of what became of a change; a read is sent again."""
+    Scripted.replies = [(status, {}, b""), GOOD]
+    assert http.get("/v1/x") == {"data": 1}
+
+    Scripted.replies = [(status, {}, b"")]
+    with pytest.raises(MarketUnavailable) as caught:
+        http.post("/v1/x", {})
+    assert caught.value.acted is None
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_only_a_certificate_that_is_not_valid_proves_that_nothing_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    """A record that breaks after the request was read leaves open what became of it."""
+    made = self_signed("console", address="127.0.0.1")
+    files = [tmp_path / "certificate.pem", tmp_path / "key.pem"]
+    files[0].write_bytes(made.pem)
+    files[1].write_bytes(made.key)
+    if trusted:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(files[0]))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files[0], files[1])
+    asked: list[bytes] = []
+
+    def answer(listening: socket.socket) -> None:
+        plain, _ = listening.accept()
+        with suppress(ssl.SSLError), context.wrap_socket(plain, server_side=True) as secure:
+            asked.append(secure.recv(1 << 16))
+            # A record of application data that no key has made.
+            os.write(secure.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+            secure.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        client = ConsoleHttp(ApiKey(CANARY), base=f"https://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(MarketError) as caught:
+            client.post("/v1/deployments", {})
+        client.close()
+        thread.join()
+
+    assert bool(asked) is trusted
+    if trusted:
+        assert isinstance(caught.value, MarketUnavailable)
+        assert caught.value.acted is None
+    else:
+        assert "certificate is not valid" in caught.value.message
+        assert not isinstance(caught.value, MarketUnavailable)
 
 
 @pytest.mark.parametrize(("header", "waited"), [("7", 7), ("9999", 30), ("soon", 1)])
