@@ -132,6 +132,8 @@ def test_models_of_a_file_side_by_side(tmp_path: Path) -> None:
         assert names == {"one:latest", "two:latest"}
         loaded = [one["name"] for one in client.get("/api/ps").json()["models"]]
         assert loaded == ["one:latest"]
+        shown = client.post("/api/show", json={"model": "one"}).json()["parameters"].split()
+        assert shown == ["num_predict", "2", "temperature", "0"]
         with ThreadPoolExecutor() as threads:
             both = [
                 threads.submit(client.post, "/v1/chat/completions", json={**asked, "model": name})

@@ -27,7 +27,8 @@ from akashllm.server.domain import (
 )
 from akashllm.server.models.details import describe
 from akashllm.server.models.identity import ModelFile
-from akashllm.server.wire.ollama import catalogue, responses
+from akashllm.server.models.stored import StoredModel
+from akashllm.server.wire.ollama import catalogue, responses, showing
 from akashllm.server.wire.ollama.responses import Answer, timestamp
 
 STAMP = "2026-11-21T06:56:56.758230384Z"
@@ -204,6 +205,14 @@ def test_times_are_written_as_go_writes_them(nanoseconds: int, text: str) -> Non
 
 
 INFO = describe(TINY, "tiny:latest")
+TOLD = StoredModel(
+    name=ModelName.parse("tiny"),
+    digest="d" * 64,
+    size=INFO.size,
+    modified=0,
+    weights=Path(TINY.name),
+    licenses=("apache-2.0",),
+)
 
 
 def test_a_listing_has_every_field_in_order() -> None:
@@ -259,9 +268,8 @@ def test_a_running_model_has_every_field() -> None:
 def test_show_leaves_arrays_out_unless_asked() -> None:
     """Arrays are null without `verbose` and whole with it; everything else is the same."""
     header = read_header(TINY)
-    name = ModelName.parse("tiny")
-    short = json.loads(catalogue.show(name, INFO, modified_at=STAMP, file=TINY, header=header))
-    long = json.loads(catalogue.show(name, INFO, modified_at=STAMP, file=TINY, header=header, verbose=True))
+    short = json.loads(showing.show(TOLD, INFO, header, None))
+    long = json.loads(showing.show(TOLD, INFO, header, None, verbose=True))
 
     assert list(short) == [
         "license",
@@ -293,14 +301,13 @@ def test_show_leaves_arrays_out_unless_asked() -> None:
 def test_show_writes_a_modelfile_with_what_the_request_adds() -> None:
     """System and options show where a Modelfile has them; the file's folder does not show."""
     body = json.loads(
-        catalogue.show(
-            ModelName.parse("tiny"),
+        showing.show(
+            TOLD,
             INFO,
-            modified_at=STAMP,
-            file=TINY,
-            header=None,
+            None,
+            None,
             system='Say "x"\nor y',
-            options={"stop": ["a", "b "], "num_ctx": 1048576},
+            options={"stop": ["b ", "a"], "num_ctx": 1048576, "use_mmap": True, "temperature": 1.0},
         )
     )
 
@@ -310,9 +317,25 @@ def test_show_writes_a_modelfile_with_what_the_request_adds() -> None:
         "# FROM tiny:latest\n\n"
         "FROM tiny-q8_0.gguf\n"
         'SYSTEM """Say "x"\nor y"""\n'
-        'PARAMETER num_ctx 1048576\nPARAMETER stop a\nPARAMETER stop "b "\n'
+        'PARAMETER num_ctx 1048576\nPARAMETER stop "b "\nPARAMETER stop a\n'
+        "PARAMETER temperature 1\nPARAMETER use_mmap true\nLICENSE apache-2.0\n"
     )
-    assert body["parameters"] == (f'{"num_ctx":<30} 1048576\n{"stop":<30} "a"\n{"stop":<30} "b "')
+    assert body["parameters"] == (
+        f'{"num_ctx":<30} 1048576\n{"stop":<30} "b "\n{"stop":<30} "a"\n'
+        f"{'temperature':<30} 1\n{'use_mmap':<30} true"
+    )
+
+
+def test_show_takes_options_of_any_shape() -> None:
+    """What a request adds is shown as it is, also a list whose items no one could put into an order."""
+    body = json.loads(showing.show(TOLD, INFO, None, None, options={"stop": ["a", 1, None], "x": {"y": [2]}}))
+
+    assert body["parameters"].splitlines() == [
+        f'{"stop":<30} "a"',
+        f"{'stop':<30} 1",
+        f"{'stop':<30} null",
+        f'{"x":<30} {{"y":[2]}}',
+    ]
 
 
 async def test_a_file_has_a_digest_that_changes_with_it(

@@ -16,7 +16,7 @@ from akashllm.names import ModelName
 from akashllm.server.models.described import described, header_of
 from akashllm.server.models.manifest import Manifest
 from akashllm.server.models.store import ModelStore
-from akashllm.server.wire.ollama import shelf
+from akashllm.server.wire.ollama import catalogue, showing
 from tests.store.build import model
 
 T = TypeVar("T")
@@ -112,6 +112,6 @@ def test_any_layers(
             assert store.list() == []
             return
         info = described(found)
-        shown = json.loads(shelf.show(found, info, header_of(found.weights), None, options=options))
+        shown = json.loads(showing.show(found, info, header_of(found.weights), None, options=options))
         assert shown["modelfile"].startswith("# Modelfile")
-        assert shelf.entry(found, info).name == "m:latest"
+        assert catalogue.stored(found, info).name == "m:latest"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -16,8 +15,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from akashllm.errors import BadModelFile, ModelNotFound, ServiceError
-from akashllm.gguf import Header, read_header
+from akashllm.errors import ModelNotFound, ServiceError
 from akashllm.names import ModelName
 from akashllm.server import streaming
 from akashllm.server.defaults import said_in
@@ -30,7 +28,7 @@ from akashllm.server.models.stored import StoredModel
 from akashllm.server.resident import Resident
 from akashllm.server.runtime import Runtime
 from akashllm.server.served import Served
-from akashllm.server.wire.ollama import catalogue, prompts, requests, responses, shelf
+from akashllm.server.wire.ollama import catalogue, prompts, requests, responses, showing
 from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest, ShowRequest
 
 OLLAMA_CONTRACT = "0.33.0"
@@ -102,27 +100,28 @@ async def show(request: Request) -> Response:
     name = requests.model_name(asked.model)
     stored = await _stored(request, name)
     if stored is not None:
-        return _json(await asyncio.to_thread(_show, stored, asked))
+        info = await asyncio.to_thread(described, stored)
+        return _json(await asyncio.to_thread(_show, stored, info, stored.weights, asked))
     served = await _served(runtime, asked.model, f"model '{name}' not found")
     identity = await _identity(request, served.resident)
     file = _file(request, served.resident)
     info = served.resident.info
+    license_ = info.metadata.get("general.license")
+    # What a Modelfile would say that makes this model. The file stands by its name: its place is nobody's
+    # business.
+    model = StoredModel(
+        name=name,
+        digest=identity.digest,
+        size=identity.size,
+        modified=identity.modified,
+        weights=Path(str(name) if file is None else file.name),
+        parameters=served.defaults.parameters,
+        licenses=(license_,) if isinstance(license_, str) else (),
+    )
     if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
         info = msgspec.structs.replace(info, metadata={**info.metadata, "general.basename": name.model})
 
-    def render() -> bytes:
-        return catalogue.show(
-            name,
-            info,
-            modified_at=responses.timestamp(identity.modified),
-            file=file,
-            header=_header(file),
-            system=asked.system,
-            options=asked.options,
-            verbose=asked.verbose,
-        )
-
-    return _json(await asyncio.to_thread(render))
+    return _json(await asyncio.to_thread(_show, model, info, file, asked))
 
 
 @router.post("/api/generate")
@@ -289,7 +288,7 @@ async def _served(runtime: Runtime, asked: str, missing: str) -> Served:
 
 
 def _listed(store: ModelStore) -> list[catalogue.Listed]:
-    return [shelf.entry(model, described(model)) for model in store.list()]
+    return [catalogue.stored(model, described(model)) for model in store.list()]
 
 
 async def _stored(request: Request, name: ModelName) -> StoredModel | None:
@@ -303,11 +302,11 @@ async def _stored(request: Request, name: ModelName) -> StoredModel | None:
         return None
 
 
-def _show(model: StoredModel, asked: ShowRequest) -> bytes:
-    return shelf.show(
+def _show(model: StoredModel, info: ModelInfo, file: Path | None, asked: ShowRequest) -> bytes:
+    return showing.show(
         model,
-        described(model),
-        header_of(model.weights),
+        info,
+        header_of(file) if file is not None else None,
         header_of(model.projectors[0]) if model.projectors else None,
         system=asked.system,
         options=asked.options,
@@ -316,7 +315,7 @@ def _show(model: StoredModel, asked: ShowRequest) -> bytes:
 
 
 def _store(request: Request) -> ModelStore | None:
-    store: ModelStore | None = getattr(request.app.state, "store", None)
+    store: ModelStore | None = request.app.state.store
     return store
 
 
@@ -326,8 +325,8 @@ def _runtime(request: Request) -> Runtime:
 
 
 def _ident(request: Request) -> str:
-    ident: str | None = getattr(request.state, "request_id", None)
-    return ident or secrets.token_hex(8)
+    ident: str = request.state.request_id
+    return ident
 
 
 async def _entry(runtime: Runtime, name: str) -> catalogue.Listed:
@@ -343,12 +342,12 @@ async def _entry(runtime: Runtime, name: str) -> catalogue.Listed:
     )
 
 
-def _file(request: Request, resident: Resident | None = None) -> Path | None:
-    """The file of a model (the deployed one's without `resident`), if it is one on this machine."""
+def _file(request: Request, resident: Resident) -> Path | None:
+    """The file of a model, if it is one on this machine."""
     state = request.app.state
-    if resident is not None and resident is not _runtime(request).primary:
+    if resident is not _runtime(request).primary:
         return resident.file
-    path: Path | None = state.model_file.path if hasattr(state, "model_file") else state.settings.model_file
+    path: Path | None = state.model_file.path
     return path if path is not None and path.exists() else None
 
 
@@ -357,20 +356,8 @@ async def _identity(request: Request, resident: Resident | None = None) -> Ident
     state = request.app.state
     if resident is not None and resident is not _runtime(request).primary:
         return await resident.identity()
-    if not hasattr(state, "model_file"):
-        state.model_file = ModelFile(_file(request), _runtime(request).serves()[0])
     file: ModelFile = state.model_file
     return await file.identity()
-
-
-def _header(file: Path | None) -> Header | None:
-    """The file's header, or None where the model is no GGUF file (a folder, weights of another format)."""
-    if file is None or not file.is_file():
-        return None
-    try:
-        return read_header(file)
-    except BadModelFile:
-        return None
 
 
 def _json(body: bytes) -> Response:

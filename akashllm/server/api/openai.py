@@ -129,11 +129,11 @@ async def retrieve_model(request: Request, name: str) -> Response:
 async def _others(request: Request) -> list[tuple[str, int]]:
     """The models that were not deployed, with when each was made: configured, stored, and what transcribes."""
     runtime = _runtime(request)
-    store: ModelStore | None = getattr(request.app.state, "store", None)
+    store: ModelStore | None = request.app.state.store
     stored = await asyncio.to_thread(store.list) if store is not None else []
     others = [(offer.name, _created(runtime)) for offer in await runtime.offers() if not offer.digest]
     others += [(str(model.name), model.modified // 1_000_000_000) for model in stored]
-    hearing: Hearing | None = getattr(request.app.state, "hearing", None)
+    hearing: Hearing | None = request.app.state.hearing
     if hearing is not None and hearing.name not in runtime.serves():
         others.append((hearing.name, _STARTED))
     return others

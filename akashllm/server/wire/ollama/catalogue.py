@@ -1,20 +1,17 @@
-"""What `/api/tags`, `/api/ps` and `/api/show` say of a model."""
+"""What `/api/tags` and `/api/ps` say of models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from akashllm.gguf import Array, Header
-from akashllm.names import ModelName
 from akashllm.server.domain import ModelInfo
+from akashllm.server.models.described import size_label
 from akashllm.server.models.details import parameter_size
-
-_LEFT_OUT = ("general.name", "tokenizer.chat_template")
+from akashllm.server.models.stored import StoredModel
+from akashllm.server.wire.ollama.responses import timestamp
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,29 +52,6 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int
 
 
-class TensorShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor of the model's file, innermost dimension first."""
-
-    name: str
-    type: str
-    shape: list[int]
-
-
-class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of `/api/show`. `details`, `model_info` and `modified_at` are always there."""
-
-    license: str = ""
-    modelfile: str = ""
-    parameters: str = ""
-    template: str = ""
-    system: str = ""
-    details: Details
-    model_info: dict[str, Any]
-    tensors: list[TensorShown] = []
-    capabilities: list[str] = []
-    modified_at: str
-
-
 def details(info: ModelInfo, *, lengths: bool = False) -> Details:
     """The short description; `lengths` adds context and embedding length, as listings do."""
     return Details(
@@ -89,6 +63,16 @@ def details(info: ModelInfo, *, lengths: bool = False) -> Details:
         quantization_level=info.quantization or "unknown",
         context_length=info.train_context if lengths else 0,
         embedding_length=info.embedding_length if lengths else 0,
+    )
+
+
+def stored_details(model: StoredModel, info: ModelInfo, *, lengths: bool = False) -> Details:
+    """The same, of a model whose configuration may know more of it than its file."""
+    found = details(info, lengths=lengths)
+    families = model.config.get("model_families")
+    known = [item for item in families if isinstance(item, str)] if isinstance(families, list) else []
+    return msgspec.structs.replace(
+        found, parameter_size=size_label(model, info), families=known or found.families
     )
 
 
@@ -128,6 +112,19 @@ def listed(name: str, info: ModelInfo, *, size: int, digest: str, modified_at: s
     )
 
 
+def stored(model: StoredModel, info: ModelInfo) -> Listed:
+    """A model of the store, as it is listed."""
+    return Listed(
+        name=str(model.name),
+        model=str(model.name),
+        modified_at=timestamp(model.modified),
+        size=model.size,
+        digest=model.digest,
+        details=stored_details(model, info, lengths=True),
+        capabilities=list(info.capabilities),
+    )
+
+
 def running(name: str, info: ModelInfo, *, digest: str, expires_at: str) -> Running:
     """The one entry of `/api/ps`."""
     return Running(
@@ -147,96 +144,3 @@ def expiry(moment: datetime | None, now: datetime) -> str:
     if moment is None:
         return now.replace(year=now.year + 292, day=min(now.day, 28)).isoformat().replace("+00:00", "Z")
     return moment.isoformat().replace("+00:00", "Z")
-
-
-def show(
-    name: ModelName,
-    info: ModelInfo,
-    *,
-    modified_at: str,
-    file: Path | None,
-    header: Header | None,
-    system: str = "",
-    options: dict[str, Any] | None = None,
-    verbose: bool = False,
-) -> bytes:
-    """The body of `/api/show`. With `verbose` arrays are read from the file: keep it off the event loop.
-
-    `system` and `options` are those of the request; they show in the Modelfile as they would apply.
-    """
-    parameters = _parameters(options or {})
-    tensors = header.tensors if header is not None else ()
-    shown = Shown(
-        license=_license(info),
-        modelfile=_modelfile(name, file, system, parameters),
-        parameters="\n".join(f"{key:<30} {_go(value)}" for key, value in parameters),
-        template=info.chat_template,
-        system=system,
-        details=details(info),
-        model_info=model_info(info, header, verbose=verbose),
-        tensors=[TensorShown(name=t.name, type=t.type, shape=list(t.shape)) for t in tensors],
-        capabilities=list(info.capabilities),
-        modified_at=modified_at,
-    )
-    return msgspec.json.encode(shown)
-
-
-def model_info(info: ModelInfo, header: Header | None, *, verbose: bool) -> dict[str, Any]:
-    """The file's key-value pairs, sorted. Arrays are null unless `verbose`."""
-    values: dict[str, Any] = dict(info.metadata)
-    if header is not None:
-        for key, value in header.metadata.items():
-            if not isinstance(value, Array):
-                values[key] = value
-            else:
-                values[key] = _array(header, key) if verbose else None
-    if info.family:
-        values.setdefault("general.architecture", info.family)
-    if info.train_context and info.family:
-        values.setdefault(f"{info.family}.context_length", info.train_context)
-    values["general.parameter_count"] = info.parameters
-    return {key: values[key] for key in sorted(values) if key not in _LEFT_OUT}
-
-
-def _array(header: Header, key: str) -> msgspec.Raw:
-    """An array as JSON text, encoded piece by piece so that it is never a list of Python objects."""
-    pieces = [msgspec.json.encode(piece)[1:-1] for piece in header.array(key)]
-    return msgspec.Raw(b"[" + b",".join(pieces) + b"]")
-
-
-def _license(info: ModelInfo) -> str:
-    value = info.metadata.get("general.license", "")
-    return value if isinstance(value, str) else ""
-
-
-def _parameters(options: dict[str, Any]) -> list[tuple[str, Any]]:
-    flat = []
-    for key in sorted(options):
-        value = options[key]
-        flat += [(key, item) for item in value] if isinstance(value, list) else [(key, value)]
-    return flat
-
-
-def _go(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _modelfile(name: ModelName, file: Path | None, system: str, parameters: list[tuple[str, Any]]) -> str:
-    """A Modelfile that would make this model. The file stands by its name: its place is nobody's business."""
-    lines = [
-        '# Modelfile generated by "ollama show"',
-        "# To build a new Modelfile based on this, replace FROM with:",
-        f"# FROM {name}",
-        "",
-        f"FROM {file.name if file is not None else name}",
-    ]
-    if system:
-        lines.append(f"SYSTEM {_quoted(system)}")
-    lines += [f"PARAMETER {key} {_quoted(str(value))}" for key, value in parameters]
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    if "\n" not in text and text == text.strip():
-        return text
-    return f'"""{text}"""' if '"' in text else f'"{text}"'

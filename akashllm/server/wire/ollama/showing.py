@@ -1,27 +1,34 @@
-"""What `/api/tags` and `/api/show` say of models in the store."""
+"""What `/api/show` says of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from akashllm.gguf import Header
+from akashllm.gguf import Array, Header
 from akashllm.server.domain import ModelInfo
-from akashllm.server.models.described import size_label
 from akashllm.server.models.modelfile import quoted
 from akashllm.server.models.stored import StoredModel
-from akashllm.server.wire.ollama import catalogue
-from akashllm.server.wire.ollama.catalogue import Details, Listed
+from akashllm.server.wire.ollama.catalogue import Details, stored_details
 from akashllm.server.wire.ollama.responses import timestamp
 
+_LEFT_OUT = ("general.name", "tokenizer.chat_template")
 _WHOLE = 1e15
 """Below this a number without a fraction is written without a point."""
 
 
-class _Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of `/api/show`, with what only a Modelfile can say."""
+class TensorShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor of the model's file, innermost dimension first."""
+
+    name: str
+    type: str
+    shape: list[int]
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of `/api/show`. `details`, `model_info` and `modified_at` are always there."""
 
     license: str = ""
     modelfile: str = ""
@@ -32,22 +39,9 @@ class _Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: list[dict[str, str]] = []
     model_info: dict[str, Any]
     projector_info: dict[str, Any] = {}
-    tensors: list[catalogue.TensorShown] = []
+    tensors: list[TensorShown] = []
     capabilities: list[str] = []
     modified_at: str
-
-
-def entry(model: StoredModel, info: ModelInfo) -> Listed:
-    """A model of the store, as it is listed."""
-    return Listed(
-        name=str(model.name),
-        model=str(model.name),
-        modified_at=timestamp(model.modified),
-        size=model.size,
-        digest=model.digest,
-        details=_details(model, info, lengths=True),
-        capabilities=list(info.capabilities),
-    )
 
 
 def show(
@@ -64,20 +58,21 @@ def show(
 
     With `verbose` arrays are read from the file: keep it off the event loop.
     """
-    parameters = sorted(_flat({**model.parameters, **(options or {})}))
+    merged = {**model.parameters, **(options or {})}
+    parameters = list(_flat({key: merged[key] for key in sorted(merged)}))
     spoken = system or model.system
     tensors = header.tensors if header is not None else ()
-    shown = _Shown(
+    shown = Shown(
         license="\n".join(model.licenses),
         modelfile=modelfile(model, spoken, parameters),
         parameters="\n".join(f"{key:<30} {_valued(value)}" for key, value in parameters),
         template=info.chat_template,
         system=spoken,
-        details=_details(model, info),
+        details=stored_details(model, info),
         messages=[{"role": role, "content": content} for role, content in model.messages],
-        model_info=catalogue.model_info(info, header, verbose=verbose),
+        model_info=model_info(info, header, verbose=verbose),
         projector_info={} if projector is None else dict(projector.scalars),
-        tensors=[catalogue.TensorShown(name=t.name, type=t.type, shape=list(t.shape)) for t in tensors],
+        tensors=[TensorShown(name=t.name, type=t.type, shape=list(t.shape)) for t in tensors],
         capabilities=list(info.capabilities),
         modified_at=timestamp(model.modified),
     )
@@ -107,16 +102,30 @@ def modelfile(model: StoredModel, system: str, parameters: Sequence[tuple[str, A
     return "\n".join(lines) + "\n"
 
 
-def _details(model: StoredModel, info: ModelInfo, *, lengths: bool = False) -> Details:
-    found = catalogue.details(info, lengths=lengths)
-    families = model.config.get("model_families")
-    known = [item for item in families if isinstance(item, str)] if isinstance(families, list) else []
-    return msgspec.structs.replace(
-        found, parameter_size=size_label(model, info), families=known or found.families
-    )
+def model_info(info: ModelInfo, header: Header | None, *, verbose: bool) -> dict[str, Any]:
+    """The file's key-value pairs, sorted. Arrays are null unless `verbose`."""
+    values: dict[str, Any] = dict(info.metadata)
+    if header is not None:
+        for key, value in header.metadata.items():
+            if not isinstance(value, Array):
+                values[key] = value
+            else:
+                values[key] = _array(header, key) if verbose else None
+    if info.family:
+        values.setdefault("general.architecture", info.family)
+    if info.train_context and info.family:
+        values.setdefault(f"{info.family}.context_length", info.train_context)
+    values["general.parameter_count"] = info.parameters
+    return {key: values[key] for key in sorted(values) if key not in _LEFT_OUT}
 
 
-def _flat(parameters: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def _array(header: Header, key: str) -> msgspec.Raw:
+    """An array as JSON text, encoded piece by piece so that it is never a list of Python objects."""
+    pieces = [msgspec.json.encode(piece)[1:-1] for piece in header.array(key)]
+    return msgspec.Raw(b"[" + b",".join(pieces) + b"]")
+
+
+def _flat(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in parameters.items():
         if isinstance(value, list | tuple):
             yield from ((key, item) for item in value)
