@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
 from akashllm.server.api import audio, chat_page, create, ollama, openai, ops, store
+from akashllm.server.api.progress import Pulls
 from akashllm.server.engine import Engine, Transcriber
 from akashllm.server.fetching import model_path
 from akashllm.server.fleet import make_runtime
@@ -59,7 +60,7 @@ def create_app(settings: Settings, engine: Engine, transcriber: Transcriber | No
     """The service over `engine`, and over `transcriber` for what is said, if `engine` is none itself.
 
     `app.state` has `runtime`, `settings`, `model_file` (who the deployed model is), `store`, `hearing` (or
-    None) and `registries`.
+    None), `registries` and `pulls`.
 
     The model begins to load when the application starts and the application does not wait for it: the port
     answers first. When the application ends it closes the engine.
@@ -100,6 +101,7 @@ def create_app(settings: Settings, engine: Engine, transcriber: Transcriber | No
     app.state.store = models
     app.state.hearing = hearing
     app.state.registries = Registries(settings.registries, settings.registry_mirrors, settings.registry_auth)
+    app.state.pulls = Pulls()
     app.state.stopping = False
     app.include_router(ops.router)
     app.include_router(chat_page.router)

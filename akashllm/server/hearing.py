@@ -72,7 +72,7 @@ class Hearing:
         """The engine's events, after the queue and the load. Closing the iterator cancels the request."""
         outcome = "cancelled"
         try:
-            with self._admission.join(1) as place:
+            with self._admission.join(1) as place, self._metrics.working():
                 await self._ready()
                 await place.wait(self._settings.queue_timeout)
                 events = self.engine.transcribe(request)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -58,6 +59,7 @@ class Metrics:
         self._completion = Counter("completion_tokens", "Tokens generated", **prefix)
         self._outcomes = Counter("generations", "Generations by outcome", ["outcome"], **prefix)
         self._used = time.monotonic()
+        self._at_work = 0
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one HTTP request. `route` is a path template, so the labels are bounded."""
@@ -69,8 +71,18 @@ class Metrics:
 
     @property
     def idle(self) -> float:
-        """Seconds since the last request to a model ended, or since the start."""
-        return time.monotonic() - self._used
+        """Seconds since the last request to a model ended, or since the start; 0 while something is done."""
+        return 0.0 if self._at_work else time.monotonic() - self._used
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Something is done meanwhile that nobody wants ended: an answer, a load, a download."""
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
+            self.used()
 
     def used(self) -> None:
         """A model has just had something to do."""

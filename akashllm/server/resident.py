@@ -181,7 +181,7 @@ class Resident:
         self._idle.clear()
         self.used = next(_uses)
         try:
-            with self._residence:
+            with self._residence, self.metrics.working():
                 yield
         finally:
             if not self.busy:
@@ -243,34 +243,38 @@ class Resident:
         return f"the model is still loading{percent}"
 
     async def _load_now(self) -> None:
-        async with self._switch:
-            try:
-                if isinstance(self.engine, Fetching):
-                    # A download may take hours, and whoever gave up waiting asks again when it is done.
-                    self._entered = True
-                    await self.engine.fetch()
-                    self._entered = False
-                    if not (self._waiting or self._wanted):
-                        return
-                if not self._true:
-                    self._estimate = await asyncio.to_thread(self._measure) or self.info.size
-                async with self._room.admit(self):
-                    self._entered = True
-                    await self.engine.load()
-                    self._true = self.info.memory
-                    await self._warm()
-            except EngineFailed as error:
-                self._failed_at = time.monotonic()
-                if self.engine.state == "ready":
-                    await self.engine.unload()
-                if self.engine.state != "failed":
-                    self._lost(error.message)
-                    self.health.refused(error.message)
-                raise
-            finally:
+        with self.metrics.working():
+            async with self._switch:
+                await self._bring()
+
+    async def _bring(self) -> None:
+        try:
+            if isinstance(self.engine, Fetching):
+                # A download may take hours, and whoever gave up waiting asks again when it is done.
+                self._entered = True
+                await self.engine.fetch()
                 self._entered = False
-                self._wanted = False
-            self._failed_at = None
+                if not (self._waiting or self._wanted):
+                    return
+            if not self._true:
+                self._estimate = await asyncio.to_thread(self._measure) or self.info.size
+            async with self._room.admit(self):
+                self._entered = True
+                await self.engine.load()
+                self._true = self.info.memory
+                await self._warm()
+        except EngineFailed as error:
+            self._failed_at = time.monotonic()
+            if self.engine.state == "ready":
+                await self.engine.unload()
+            if self.engine.state != "failed":
+                self._lost(error.message)
+                self.health.refused(error.message)
+            raise
+        finally:
+            self._entered = False
+            self._wanted = False
+        self._failed_at = None
 
     async def _warm(self) -> None:
         """Have the preloaded messages evaluated, so that the cache has them for whoever begins with them."""

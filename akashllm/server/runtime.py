@@ -270,11 +270,6 @@ class Runtime:
         """The deployed model's places."""
         return self.primary.admission
 
-    @property
-    def idle(self) -> float:
-        """Seconds for which no model has had anything to do."""
-        return 0.0 if any(resident.busy for resident in self.residents()) else self.metrics.idle
-
     async def ready(self) -> int:
         """Wait for the deployed model; nanoseconds waited."""
         return await self.primary.ready()

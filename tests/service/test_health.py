@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
 
-from akashllm.server.domain import Usage
+from akashllm.server.domain import Heard, Segment, Speech, Transcription, Usage
 from akashllm.server.engine import State
+from akashllm.server.hearing import Hearing
 from akashllm.server.metrics import Metrics
 from akashllm.testing.engine import Reply, ScriptedEngine
 from tests.service.support import BEARER, KEY, serving, until
@@ -141,6 +143,51 @@ async def test_each_kind_of_work_ends_idleness() -> None:
             assert metrics.idle >= 1000
             assert (await client.post(path, json=body, headers=BEARER)).status_code == 200
             assert metrics.idle < 1000
+
+
+async def test_a_model_on_its_way_is_no_idleness() -> None:
+    """While weights come and a model loads the service is not idle, and it has not been so right after."""
+    engine = ScriptedEngine(manual=True)
+    async with serving(engine, api_key=KEY) as service, service.client() as client:
+        await until(lambda: engine.loads == 1)
+        service.runtime.metrics._used -= 10_000
+        _, shown = await health(client, **BEARER)
+        assert (shown["status"], shown["idle_seconds"]) == ("loading", 0)
+        engine.finish_loading()
+        await service.runtime.ready()
+        _, shown = await health(client, **BEARER)
+        assert isinstance(shown["idle_seconds"], float)
+        assert shown["idle_seconds"] < 1000
+
+
+class _Listening(ScriptedEngine):
+    """Hears until it is told that the sound has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = asyncio.Event()
+
+    async def transcribe(self, request: Transcription) -> AsyncIterator[Speech]:
+        """One segment, when the test says so."""
+        yield Heard(language="en", duration=1.0)
+        await self.ended.wait()
+        yield Segment(id=0, start=0, end=1, text=request.id)
+
+
+async def test_a_long_recording_is_no_idleness() -> None:
+    """A service that has been listening for hours is not idle, and counts from the end of the recording."""
+    engine = _Listening()
+    async with serving(engine, api_key=KEY) as service:
+        hearing: Hearing = service.server.app.state.hearing
+        metrics = service.runtime.metrics
+        request = Transcription(id="x", model="tiny", path="", format="wav")
+        async with contextlib.aclosing(hearing.transcribe(request)) as events:
+            await anext(events)
+            metrics._used -= 10_000
+            assert metrics.idle == 0
+            engine.ended.set()
+            assert [event async for event in events]
+        assert metrics.idle < 1000
 
 
 @pytest.mark.parametrize(

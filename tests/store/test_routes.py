@@ -378,6 +378,43 @@ def test_a_client_that_leaves_a_pull_is_taken_up_again(root: Path) -> None:
         assert min(large) >= 9 << 20
 
 
+def test_a_pull_is_among_the_downloads(root: Path) -> None:
+    """What comes shows in `/` to whoever has a key, and no longer once its client has gone or it is here."""
+    asked = {"Accept": "application/json"}
+    with running_files() as server:
+        Shelf(server).offer(model=content(4 << 20))
+        server.judge = lambda asked: (
+            Fault(stall=1 << 20) if "/blobs/" in asked.path and asked.span and asked.span[0] else None
+        )
+        settings = Settings(
+            models=str(root),
+            admin_key=ADMIN,
+            registry_mirrors=((HOST, server.url),),
+            log_level="error",
+        )
+        key = {"Authorization": f"Bearer {ADMIN}"}
+        with serving(ScriptedEngine(), settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+            with client.stream("POST", "/api/pull", headers=key, json={"model": "m"}) as response:
+                for line in response.iter_lines():
+                    if json.loads(line).get("completed", 0) >= 2 << 20:
+                        break
+                state = client.get("/", headers={**asked, **key}).json()
+                hidden = client.get("/", headers=asked).json()
+                used = client.get("/health", headers=key).json()["idle_seconds"]
+            while client.get("/", headers={**asked, **key}).json()["downloads"]:
+                pass
+            server.judge = None
+            server.released.set()
+            client.post("/api/pull", headers=key, json={"model": "m", "stream": False}).raise_for_status()
+            after = client.get("/", headers={**asked, **key}).json()
+
+    (download,) = state["downloads"]
+    assert download["model"] == "m:latest"
+    assert download["status"].startswith("pulling ")
+    assert 50 <= download["percent"] < 100
+    assert (hidden["downloads"], after["downloads"], used) == ([], [], 0)
+
+
 def test_weights_that_are_none_are_listed_and_shown(service: str, root: Path) -> None:
     """A file that is no GGUF, or a broken one, is described by its configuration, and nothing falls over."""
     model(root, "noise", b"GGUF" + b"\xff" * 1000)

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from functools import partial
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from akashllm.errors import BadName, BadRequest, ServiceError
+from akashllm.errors import BadName, BadRequest
 from akashllm.names import ModelName
-from akashllm.server import streaming
-from akashllm.server.api.store import opened, refuse_served, served_file
+from akashllm.server.api.progress import progress
+from akashllm.server.api.store import making, opened, refuse_served
 from akashllm.server.guard.body import read_json
 from akashllm.server.models import parameters, recipe
-from akashllm.server.models.create import create
 from akashllm.server.models.modelfile import Modelfile
-from akashllm.server.models.pull import pull
 from akashllm.server.models.reading import read_file
 from akashllm.server.models.recipe import Recipe
-from akashllm.server.models.registry import Registries
-from akashllm.server.models.steps import Step
 from akashllm.server.models.store import ModelStore
-from akashllm.server.wire.ollama import creation, management, responses
+from akashllm.server.wire.ollama import creation
 from akashllm.server.wire.ollama.creation import CreateRequest
 
 MAX_MODELFILE = 1 << 20
@@ -41,13 +34,7 @@ async def create_model(request: Request, store: Annotated[ModelStore, Depends(op
     asked = creation.create(await read_json(request, "ollama"))
     wanted = await asyncio.to_thread(_recipe, store, asked)
     await refuse_served(request, wanted.name)
-    registries = cast("Registries", request.app.state.registries)
-
-    def fetch(name: ModelName) -> AsyncGenerator[Step]:
-        return pull(store, registries, name)
-
-    steps = create(store, wanted, fetch=fetch, elsewhere=partial(served_file, request))
-    return await _progress(request, steps, stream=asked.stream)
+    return await progress(request, making(request, store, wanted), stream=asked.stream)
 
 
 def _recipe(store: ModelStore, asked: CreateRequest) -> Recipe:
@@ -91,27 +78,3 @@ def _name(text: str, param: str) -> ModelName:
         return ModelName.parse(text)
     except BadName as error:
         raise BadRequest("invalid model name", hint=error.hint, param=param) from error
-
-
-async def _progress(request: Request, steps: AsyncGenerator[Step], *, stream: bool) -> Response:
-    """A line for every step and one for success; or only the last one, once it is done."""
-
-    async def lines() -> AsyncIterator[bytes]:
-        async with aclosing(steps):
-            async for step in steps:
-                yield management.progress(step.status, step.digest, step.total, step.completed)
-        yield management.progress("success")
-
-    async def last() -> bytes:
-        async with aclosing(steps):
-            async for _ in steps:
-                pass
-        return b'{"status":"success"}'
-
-    if stream:
-        return streaming.ndjson(request, lines(), error=_error)
-    return await streaming.whole(request, last(), error=_error)
-
-
-def _error(error: ServiceError) -> bytes:
-    return responses.error(error.message)

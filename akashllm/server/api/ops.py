@@ -58,7 +58,9 @@ async def root(request: Request) -> Response:
     like_lllms = _runtime(request).settings.config and "text/plain" not in accept
     if "application/json" in accept or like_lllms:
         runtime = _runtime(request)
-        return _json(await overview.full(runtime) if authorised(request) else overview.brief(runtime))
+        if not authorised(request):
+            return _json(overview.brief(runtime))
+        return _json(await overview.full(runtime, request.app.state.pulls.now()))
     return Response(_GREETING, media_type="text/plain; charset=utf-8")
 
 
@@ -71,7 +73,7 @@ async def health(request: Request) -> Response:
     detailed = bool(request.app.state.settings.keys) and authorised(request)
     body = state.private(name) if detailed else state.public(name)
     if detailed:
-        body["idle_seconds"] = round(_runtime(request).idle, 1)
+        body["idle_seconds"] = round(_runtime(request).metrics.idle, 1)
     if detailed and (others := overview.others(_runtime(request))):
         body["others"] = others
     if revision := request.app.state.settings.revision:

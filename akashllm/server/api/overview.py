@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from akashllm.server.models.steps import Step
 from akashllm.server.resident import Fetching, Resident
 from akashllm.server.runtime import Runtime
 
@@ -25,12 +27,17 @@ def brief(runtime: Runtime) -> dict[str, Any]:
     }
 
 
-async def full(runtime: Runtime) -> dict[str, Any]:
-    """What the holder of a key sees: also the models that could be loaded, and each that is."""
+async def full(runtime: Runtime, pulls: Mapping[str, Step]) -> dict[str, Any]:
+    """What the holder of a key sees: also the models that could be loaded, each that is, and what is pulled.
+
+    `pulls` has the newest step of each pull by the model's name.
+    """
     names = [offer.name for offer in await runtime.offers()]
     room = runtime.room
-    return brief(runtime) | {
+    shown = brief(runtime)
+    return shown | {
         "models": [*runtime.serves(), *names],
+        "downloads": [*shown["downloads"], *(_pull(name, step) for name, step in pulls.items())],
         "instances": [_instance(each) for each in runtime.residents() if each.health.state != "unloaded"],
         "memory": {"taken": room.taken, "budget": room.budget},
     }
@@ -63,3 +70,9 @@ def _download(resident: Resident) -> dict[str, Any]:
     health = resident.health
     percent = None if health.percent is None else round(health.percent, 1)
     return {"model": resident.name, "status": health.reason, "percent": percent}
+
+
+def _pull(name: str, step: Step) -> dict[str, Any]:
+    """As `_download`; the percentage is of the file that is coming."""
+    percent = round(100.0 * step.completed / step.total, 1) if step.total else None
+    return {"model": name, "status": step.status, "percent": percent}

@@ -21,16 +21,14 @@ from akashllm.errors import (
     BadRequest,
     Forbidden,
     ModelNotFound,
-    ServiceError,
     TooSlow,
     UnsupportedMedia,
 )
 from akashllm.names import ModelName
-from akashllm.server import streaming
+from akashllm.server.api.progress import progress, pulling
 from akashllm.server.guard.auth import require_admin
 from akashllm.server.guard.body import read_json
 from akashllm.server.models.create import create
-from akashllm.server.models.pull import pull
 from akashllm.server.models.push import push
 from akashllm.server.models.recipe import Recipe
 from akashllm.server.models.registry import Registries
@@ -39,7 +37,7 @@ from akashllm.server.models.store import ModelStore
 from akashllm.server.models.upload import receive
 from akashllm.server.runtime import Runtime
 from akashllm.server.settings import PREFIX, STORE_ENGINE, Settings
-from akashllm.server.wire.ollama import management, responses
+from akashllm.server.wire.ollama import management
 
 
 async def opened(request: Request) -> ModelStore:
@@ -69,8 +67,8 @@ async def pull_model(request: Request, store: Store) -> Response:
     asked = management.transfer(await read_json(request, "ollama"), "PullRequest")
     if not asked.model:
         raise BadRequest("invalid model name", param="model")
-    steps = pull(store, _registries(request), _parsed(asked.model), insecure=asked.insecure)
-    return await _progress(request, steps, stream=asked.stream)
+    steps = pulling(request, store, _parsed(asked.model), insecure=asked.insecure)
+    return await progress(request, steps, stream=asked.stream)
 
 
 @router.post("/api/push", summary="Send a model to a registry")
@@ -79,8 +77,9 @@ async def push_model(request: Request, store: Store) -> Response:
     asked = management.transfer(await read_json(request, "ollama"), "PushRequest")
     if not asked.model:
         raise BadRequest("model is required", param="model")
-    steps = push(store, _registries(request), _parsed(asked.model), insecure=asked.insecure)
-    return await _progress(request, steps, stream=asked.stream)
+    registries = cast("Registries", request.app.state.registries)
+    steps = push(store, registries, _parsed(asked.model), insecure=asked.insecure)
+    return await progress(request, steps, stream=asked.stream)
 
 
 @router.post("/api/copy", summary="Give a model a second name")
@@ -95,10 +94,7 @@ async def copy_model(request: Request, store: Store) -> Response:
         if file is None:
             raise ModelNotFound(f'model "{asked.asked}" not found', param="source") from error
         recipe = Recipe(name=asked.destination, files={file.name: file})
-        fetch = partial(pull, store, _registries(request))
-        async with aclosing(
-            create(store, recipe, fetch=fetch, elsewhere=partial(served_file, request))
-        ) as steps:
+        async with aclosing(making(request, store, recipe)) as steps:
             async for _ in steps:
                 pass
     return Response()
@@ -176,6 +172,13 @@ async def served_file(request: Request, name: ModelName) -> Path | None:
     return (await runtime.find(str(name))).resident.file
 
 
+def making(request: Request, store: ModelStore, recipe: Recipe) -> AsyncGenerator[Step]:
+    """`create` for this service: a base that is not there is pulled, and one that is served will do."""
+    return create(
+        store, recipe, fetch=partial(pulling, request, store), elsewhere=partial(served_file, request)
+    )
+
+
 async def _delete(request: Request, store: ModelStore, name: ModelName, asked: str) -> None:
     runtime: Runtime = request.app.state.runtime
     try:
@@ -189,25 +192,6 @@ async def _delete(request: Request, store: ModelStore, name: ModelName, asked: s
     # Whoever asks for the name next would find it gone and have its memory given back; this asks at once.
     with contextlib.suppress(ModelNotFound):
         await runtime.find(str(name))
-
-
-async def _progress(request: Request, steps: AsyncGenerator[Step], *, stream: bool) -> Response:
-    """A line for every step; or all of them, and the last one as the answer."""
-
-    async def lines() -> AsyncIterator[bytes]:
-        async with aclosing(steps):
-            async for step in steps:
-                yield management.progress(step.status, step.digest, step.total, step.completed)
-
-    async def last() -> bytes:
-        async with aclosing(steps):
-            async for _ in steps:
-                pass
-        return b'{"status":"success"}'
-
-    if stream:
-        return streaming.ndjson(request, lines(), error=_error)
-    return await streaming.whole(request, last(), error=_error)
 
 
 async def _chunks(request: Request, patience: float) -> AsyncIterator[bytes]:
@@ -238,11 +222,3 @@ def _digest(text: str) -> Sha256:
         return Sha256.parse(text)
     except BadName as error:
         raise BadRequest(error.message, hint=error.hint, param="digest") from error
-
-
-def _registries(request: Request) -> Registries:
-    return cast("Registries", request.app.state.registries)
-
-
-def _error(error: ServiceError) -> bytes:
-    return responses.error(error.message)

@@ -44,7 +44,7 @@ _NUMBERS: Final = {"context_length", "embedding_length"}
 async def create(
     store: ModelStore, recipe: Recipe, *, fetch: Fetch, elsewhere: Elsewhere
 ) -> AsyncGenerator[Step]:
-    """Make the model, and say how far it is; the last step is the written manifest.
+    """Make the model, and say how far it is; the last step is `success`.
 
     Raises `BadRequest` for what cannot be made, in Ollama's words where it has some, and `StoreFailed`.
     """
@@ -59,6 +59,7 @@ async def create(
     async with aclosing(_Making(store, recipe).steps(config, quantized, fetch, elsewhere)) as steps:
         async for step in steps:
             yield step
+    yield Step("success")
 
 
 class _Making:
