@@ -1,4 +1,4 @@
-"""Which base images a build starts from, where the Dockerfile leaves it open."""
+"""Which base images a build starts from, where they are others than the Dockerfile's."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def base_arguments(
 ) -> dict[str, str]:
     """Build arguments that name the bases, beside those that were given.
 
-    Debian's is named by digest, unless the engine holds the tag (somebody put it there) or `pull` asks for what
-    the tag is today. `cuda` is the major version of CUDA for llama.cpp. Raises `UsageError` for one that
-    cannot be had.
+    The Dockerfile names Debian's by digest. Its tag counts instead where the engine holds other bytes under it
+    (somebody put them there), or where `pull` asks for what it is today. `cuda` is the major version of CUDA
+    for llama.cpp. Raises `UsageError` for one that cannot be had.
     """
     if cuda is not None:
         if engine != "llamacpp" or cpu:
@@ -44,6 +44,6 @@ def base_arguments(
         return {name: base.pinned for name, base in ((BUILD, build), (RUN, run)) if name not in given}
     names = {("llamacpp", True): (BUILD, RUN), ("ollama", True): (RUN,), ("ollama", False): (RUN,)}
     wanted = [name for name in names.get((engine, cpu), ()) if name not in given]
-    if not wanted or pull or holder.has(DEBIAN.image):
-        return {}
-    return dict.fromkeys(wanted, DEBIAN.pinned)
+    if wanted and (pull or (holder.has(DEBIAN.image) and not holder.has(DEBIAN.pinned))):
+        return dict.fromkeys(wanted, DEBIAN.image)
+    return {}

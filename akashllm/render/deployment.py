@@ -9,7 +9,9 @@ from typing import Any
 from akashllm.errors import BadName, UsageError
 from akashllm.plan import GpuChoice, Plan
 from akashllm.render.environment import render
+from akashllm.render.image import HEALTH, UID
 from akashllm.render.stamp import stamp
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR, MILLIONTH
 from akashllm.sdl.secrets import is_placeholder, placeholder
 
 SERVICE = "llm"
@@ -78,7 +80,7 @@ def _context(plan: Plan) -> dict[str, Any]:
             for gpu in gpus
         ],
         "amount": _amount(plan),
-        "dollars": f"{float(_amount(plan)) * 600 / 1e6:.2f}",
+        "dollars": f"{float(_amount(plan)) * BLOCKS_AN_HOUR / MILLIONTH:.2f}",
         "auditor": AUDITOR if plan.audited else "",
         "region": plan.region or "",
         "replicas": plan.replicas,
@@ -88,6 +90,8 @@ def _context(plan: Plan) -> dict[str, Any]:
             f"{key}={value}" for key, value in _environment(plan, AKASHLLM_HEAD=f"{SERVICE}:{RAY_PORT}")
         ],
         "ray_port": RAY_PORT,
+        "user": f"{UID}:{UID}",
+        "health": ["CMD", *HEALTH],
     }
 
 

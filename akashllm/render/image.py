@@ -8,13 +8,13 @@ from typing import Any
 from akashllm.assets import templates
 from akashllm.errors import UsageError
 from akashllm.plan import EngineName
+from akashllm.planning.machine import PORT
 from akashllm.render.bases import CUDA, DEBIAN, OLLAMA_IMAGE, VLLM_IMAGE
 from akashllm.render.environment import render
 from akashllm.render.stamp import stamp
 from akashllm.version import __version__
 
 UID = 10001
-PORT = 8000
 
 VARIANTS: tuple[tuple[EngineName, bool], ...] = (
     ("llamacpp", False),
@@ -35,10 +35,12 @@ _LOCKS: dict[EngineName, dict[str, str]] = {
     "vllm": {"requirements.lock": "server.txt", "audio.lock": "audio.txt", "ray.lock": "ray.txt"},
     "ollama": {"requirements.lock": "server.txt"},
 }
-_HEALTH = (
+_ASK = (
     "import os, urllib.request as request; "
     "request.urlopen('http://127.0.0.1:' + os.environ['AKASHLLM_PORT'] + '/livez', timeout=4)"
 )
+HEALTH = ("/opt/akashllm/bin/python", "-c", _ASK)
+"""What says in the container that the service lives."""
 
 
 def directory(engine: EngineName, *, cpu: bool) -> str:
@@ -58,14 +60,13 @@ def render_image(engine: EngineName, *, cpu: bool = False, overrides: Path | Non
         "uid": UID,
         "port": PORT,
         "version": __version__,
-        "debian": DEBIAN.image,
-        "debian_pinned": DEBIAN.pinned,
+        "debian": DEBIAN.pinned,
         "vllm_image": VLLM_IMAGE.pinned,
         "ollama_image": OLLAMA_IMAGE.pinned,
         "cuda": {str(major): [base.pinned for base in pair] for major, pair in CUDA.items()},
         "title": f"akashllm {engine}{' (CPU)' if cpu else ''}",
         "description": f"A private LLM endpoint: Ollama's and OpenAI's API over {engine}",
-        "health": ["/opt/akashllm/bin/python", "-c", _HEALTH],
+        "health": list(HEALTH),
         "entrypoint": ["/usr/bin/tini", "--", "/bin/sh", "/opt/akashllm/bin/start"],
         "command": ["/opt/akashllm/bin/python", "-m", "akashllm.server"],
     }

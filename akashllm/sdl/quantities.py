@@ -1,4 +1,4 @@
-"""CPU, memory and storage quantities as the chain's Go parser reads them (chain-sdk go/sdl/units.go)."""
+"""CPU, memory and storage quantities as the chain's Go parser reads them (chain-sdk go/sdl/units.go); money."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import math
 import re
 from typing import Any
 
-KI, MI, GI, TI, PI, EI = (1024**power for power in range(1, 7))
+BLOCKS_AN_HOUR = 600
+"""A block takes about six seconds, and prices are by the block (console: utils/constants.ts)."""
+
+MILLIONTH = 1_000_000
+"""`uact` is a millionth of an ACT, and an ACT is a US dollar."""
+
+KI, MI, GI, TI, PI, EI = (1 << 10 * power for power in range(1, 7))
 
 _BINARY = {"Ki": KI, "Mi": MI, "Gi": GI, "Ti": TI, "Pi": PI, "Ei": EI}
 _ALL = {**_BINARY, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}

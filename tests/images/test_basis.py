@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 
 import pytest
 
 from akashllm.errors import UsageError
 from akashllm.images import base_arguments
 from akashllm.plan import EngineName
+from akashllm.render import render_image
 from akashllm.render.bases import CUDA, DEBIAN
 
 
@@ -23,7 +24,7 @@ class Holding:
         return name in self.names
 
 
-@pytest.mark.parametrize(
+STARTS = pytest.mark.parametrize(
     ("engine", "cpu", "names"),
     [
         ("llamacpp", True, {"BUILD_BASE", "RUN_BASE"}),
@@ -33,23 +34,32 @@ class Holding:
         ("vllm", False, set()),
     ],
 )
-def test_debian_comes_by_digest(engine: EngineName, cpu: bool, names: set[str]) -> None:
-    """Where a Dockerfile starts from Debian's tag, a build names the digest."""
-    given = base_arguments(engine, Holding(), {}, cpu=cpu, cuda=None, pull=False)
-    assert given == dict.fromkeys(names, DEBIAN.pinned)
+"""Each image, and its arguments that name Debian."""
 
 
-@pytest.mark.parametrize(
-    ("holder", "given", "pull"),
-    [
-        (Holding(DEBIAN.image), {}, False),
-        (Holding(), {"BUILD_BASE": "a:1", "RUN_BASE": "b:1"}, False),
-        (Holding(), {}, True),
-    ],
-)
-def test_the_tag_counts_when_somebody_chose_it(holder: Holding, given: Mapping[str, str], pull: bool) -> None:
-    """A base that lies here, was given by hand or shall be the newest is not replaced."""
-    assert base_arguments("llamacpp", holder, given, cpu=True, cuda=None, pull=pull) == {}
+@STARTS
+@pytest.mark.parametrize("holder", [Holding(), Holding(DEBIAN.image, DEBIAN.pinned)])
+def test_debian_comes_by_digest(engine: EngineName, cpu: bool, names: set[str], holder: Holding) -> None:
+    """The Dockerfile's digest stays, also where the engine holds these bytes under their tag."""
+    assert base_arguments(engine, holder, {}, cpu=cpu, cuda=None, pull=False) == {}
+    text = render_image(engine, cpu=cpu)["Dockerfile"]
+    assert set(re.findall(rf"^ARG (\w+)={re.escape(DEBIAN.pinned)}$", text, re.MULTILINE)) == names
+
+
+@STARTS
+@pytest.mark.parametrize(("holder", "pull"), [(Holding(DEBIAN.image), False), (Holding(), True)])
+def test_the_tag_counts_when_somebody_chose_it(
+    engine: EngineName, cpu: bool, names: set[str], holder: Holding, pull: bool
+) -> None:
+    """Other bytes that lie here under the tag are taken, and with --pull the newest."""
+    given = base_arguments(engine, holder, {}, cpu=cpu, cuda=None, pull=pull)
+    assert given == dict.fromkeys(names, DEBIAN.image)
+
+
+def test_a_base_given_by_hand_is_not_replaced() -> None:
+    """What --build-arg names stays."""
+    by_hand = {"BUILD_BASE": "a:1", "RUN_BASE": "b:1"}
+    assert base_arguments("llamacpp", Holding(), by_hand, cpu=True, cuda=None, pull=True) == {}
 
 
 def test_cuda_can_be_chosen() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from ruamel.yaml import YAML
 from akashllm import sdl
 from akashllm.errors import UsageError
 from akashllm.plan import GpuChoice, ModelSource, Plan
-from akashllm.render import SERVICE, WORKER, render_compose, render_sdl
+from akashllm.render import SERVICE, WORKER, render_compose, render_image, render_sdl
 from tests.render.plans import TEXT, plan, plans
 from tests.sdl.conftest import Judge
 
@@ -212,6 +213,18 @@ def test_nodes_share_one_copy() -> None:
     assert counts == {SERVICE: 1, WORKER: 2}
     prices = document["profiles"]["placement"]["akash"]["pricing"]
     assert {name: entry["amount"] for name, entry in prices.items()} == {SERVICE: "7", WORKER: "7"}
+
+
+def test_compose_asks_the_service_whether_it_lives() -> None:
+    """The check is the image's own, spelled out for whoever reads the file alone."""
+    health = yaml(render_compose(plan()))["services"][SERVICE]["healthcheck"]
+    program = next(
+        line for line in render_image("llamacpp")["Dockerfile"].splitlines() if "HEALTHCHECK" in line
+    )
+    assert health["test"] == ["CMD", *json.loads(program.partition("CMD ")[2])]
+    for key, option in (("interval", "interval"), ("timeout", "timeout"), ("start_period", "start-period")):
+        assert f"--{option}={health[key]} " in program
+    assert f"--retries={health['retries']} " in program
 
 
 def test_compose_has_one_machine() -> None:

@@ -138,17 +138,14 @@ def test_the_engine_is_compiled_for_every_provider() -> None:
 
 
 def test_bases_are_pinned_by_digest() -> None:
-    """A FROM of a GPU or vendor image names bytes, not a tag; Debian's digest stands beside its tag."""
+    """Every FROM names bytes, not a tag."""
     known = {base.pinned for pair in CUDA.values() for base in pair}
     known |= {DEBIAN.pinned, VLLM_IMAGE.pinned, OLLAMA_IMAGE.pinned}
     for engine, cpu in VARIANTS:
         text = render_image(engine, cpu=cpu)["Dockerfile"]
         defaults = re.findall(r"^ARG \w*(?:BASE|IMAGE)=(\S+)$", text, re.MULTILINE)
         assert defaults
-        for default in defaults:
-            assert default in known or default == DEBIAN.image
-        if DEBIAN.image in defaults:
-            assert DEBIAN.pinned in text
+        assert set(defaults) <= known
     assert all(re.fullmatch(r"[\w./:-]+@sha256:[0-9a-f]{64}", name) for name in known)
 
 
