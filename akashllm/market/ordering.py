@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from akashllm.errors import BidGone, MarketError, MarketUnavailable, NoBids, ProviderFailed
+from akashllm.errors import BidGone, MarketUnavailable, NoBids, NotEnoughMoney, ProviderFailed
 from akashllm.market.base import Bid, SealsSecrets
 from akashllm.market.driver import POLL_REMOTE, Driver, Work
 from akashllm.market.order import bid_from_record, bid_to_record
@@ -26,7 +26,7 @@ def preflight(driver: Driver, work: Work) -> dict[str, Any]:
     driver.progress.step("preflight", "asking who could serve this")
     balance = driver.market.balance()
     if driver.market.charges and balance.available is not None and balance.available <= 0:
-        raise MarketError(
+        raise NotEnoughMoney(
             "there is no money to deploy with", hint=balance.hint or "add funds, then deploy again"
         )
     screening = driver.market.screen(work.filled())

@@ -300,7 +300,7 @@ def test_a_provider_that_failed_is_not_taken_again(make_place: MakePlace, order:
 @pytest.mark.parametrize(
     ("world", "error", "words"),
     [
-        ({"balance": Decimal(0)}, MarketError, "no money"),
+        ({"balance": Decimal(0)}, NotEnoughMoney, "no money"),
         ({"balance": Decimal("0.1")}, NotEnoughMoney, "Not enough balance"),
         ({"providers": []}, NoBids, "no provider could serve this"),
         ({"providers": [provider("akash1bad", audited=False)]}, NoBids, "the audit rules out 1"),
