@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from akashllm.cli.text import columns
+from akashllm.cli.text import columns, width_of
 from akashllm.errors import AkashllmError, NoBids, UsageError
 from akashllm.market.base import Bid
 from akashllm.market.choose import Ranked, Wish, blocks_cap, pick, rank, rows
@@ -41,7 +41,7 @@ class Chooser:
     def __call__(self, bids: Sequence[Bid]) -> Bid:
         """The bid to take. Raises `NoBids`."""
         ranked = rank(bids, self.wish)
-        for line in columns(rows(ranked, why=self.why)):
+        for line in columns(rows(ranked, why=self.why), width=width_of(sys.stderr)):
             self.say(line)
         first = pick(ranked, self.wish)
         return self._asked(ranked) if self.ask else first

@@ -11,7 +11,6 @@ import typer
 from akashllm.cli import options as opt
 from akashllm.cli.operate import recorded
 from akashllm.cli.out import Out
-from akashllm.cli.text import columns
 from akashllm.errors import MarketError
 from akashllm.market.base import Market
 from akashllm.market.bill import Bill, counted
@@ -51,7 +50,7 @@ def cost(name: OneName = None, *, json: opt.Json = False) -> None:
     if not found:
         out.talk("nothing is deployed, so nothing is paid")
         return
-    out.lines(columns([HEAD, *(_line(row, bill, why) for row, bill, why in found)]))
+    out.table([HEAD, *(_line(row, bill, why) for row, bill, why in found)])
     if len(hourly) > 1:
         out.line(f"together ${total:.4f} an hour")
     for row, bill, _ in found:

@@ -12,7 +12,6 @@ from akashllm.catalog import Catalog, Model
 from akashllm.cli import options as opt
 from akashllm.cli.asking import planned
 from akashllm.cli.out import Out
-from akashllm.cli.text import columns
 from akashllm.cli.wanted import takes_request
 from akashllm.plan import DeployRequest
 from akashllm.planning import explain
@@ -47,7 +46,7 @@ def models(*, search: Search = None, json: opt.Json = False) -> None:
         )
         for m in found
     ]
-    out.lines(columns([head, *rows]))
+    out.table([head, *rows])
 
 
 @takes_request()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from akashllm.cli.text import safe
+from akashllm.cli.text import columns, safe, width_of
 from akashllm.errors import AkashllmError
 
 
@@ -35,6 +35,10 @@ class Out:
         """Lines of the answer."""
         for text in texts:
             self.line(text)
+
+    def table(self, rows: Iterable[Sequence[object]]) -> None:
+        """Lines of the answer in columns, folded where a terminal is too narrow for them."""
+        self.lines(columns(rows, width=width_of(sys.stdout)))
 
     def document(self, data: Mapping[str, Any]) -> None:
         """The answer as data; nothing without `json`."""

@@ -135,12 +135,11 @@ class LiveProgress:
     def check(self, name: str, verdict: str, reason: str) -> None:
         """A line."""
         style = {"pass": "green", "broken": "red", "skipped": "yellow"}.get(verdict, "")
-        mark = Text(f"{_MARKS.get(verdict, safe(verdict)):<10}", style=style)
-        self._bar.print(mark + Text(safe(f"{name}: {reason}")), soft_wrap=True)
+        self._line(f"{_MARKS.get(verdict, safe(verdict)):<10}", f"{name}: {reason}", style)
 
     def note(self, text: str) -> None:
         """A line."""
         self._line("", text)
 
-    def _line(self, head: str, text: str) -> None:
-        self._bar.print(Text(safe(head), style="bold") + Text(safe(text)), soft_wrap=True)
+    def _line(self, head: str, text: str, style: str = "bold") -> None:
+        self._bar.print(Text.assemble((safe(head), style), safe(text)), soft_wrap=True)

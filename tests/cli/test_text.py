@@ -40,6 +40,34 @@ def test_columns_align_and_escape() -> None:
     assert columns([("a", "\x1b"), ("long", "x")]) == ["a     \\x1b", "long  x"]
 
 
+def test_columns_fold_between_cells_where_a_line_is_too_short() -> None:
+    """No line is longer than the terminal, no cell is cut, and what a row has no more of takes no line."""
+    rows = [
+        ("NAME", "STATE", "URL", "WHY"),
+        ("one", "ready", "https://a.test", "it is"),
+        ("two", "open", "", ""),
+    ]
+
+    assert columns(rows, width=20) == [
+        *("NAME  STATE", "    URL", "    WHY"),
+        *("one   ready", "    https://a.test", "    it is"),
+        "two   open",
+    ]
+    assert columns(rows, width=26)[1] == "    URL             WHY"
+    assert columns(rows, width=80) == columns(rows)
+
+
+def test_only_the_mark_of_a_line_is_coloured() -> None:
+    """A verdict's words and a step's are in the terminal's own colour."""
+    stream = io.StringIO()
+    with LiveProgress(Console(file=stream, force_terminal=True, width=200, highlight=False)) as progress:
+        progress.check("chat", "pass", "Paris")
+        progress.step("ready", "waiting")
+
+    assert "\x1b[32mok        \x1b[0mchat: Paris\n" in stream.getvalue()
+    assert "\x1b[1mready     \x1b[0mwaiting\n" in stream.getvalue()
+
+
 def test_plain_progress_escapes_everything(capsys: pytest.CaptureFixture[str]) -> None:
     """Each kind of line is one line without an escape in it."""
     with PlainProgress() as progress:
