@@ -55,6 +55,12 @@ def registries() -> frozenset[str]:
     return REGISTRIES | _admitted
 
 
+def deployment_name(text: str) -> str:
+    """A name for a deployment after `text`: up to 32 small letters, digits and hyphens, a letter first."""
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:32].strip("-")
+    return slug if slug and slug[0].isalpha() else f"m-{slug}"[:32].strip("-")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelName:
     """A well-formed model name. Every instance is valid: the constructor raises `BadName` too.

@@ -11,8 +11,9 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from akashllm.market.base import Terms
-from akashllm.market.choose import BLOCKS_AN_HOUR, DOLLARS, HOURS_A_MONTH, MILLIONTH
+from akashllm.market.choose import DOLLARS, HOURS_A_MONTH
 from akashllm.market.probe import fetch
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR, MILLIONTH
 
 _LEAST = 1000
 """Tokens below which a price for a million of them would mean nothing."""

@@ -14,14 +14,9 @@ from decimal import Decimal
 
 from akashllm.errors import NoBids
 from akashllm.market.base import Bid
-
-BLOCKS_AN_HOUR = 600
-"""A block takes about six seconds (Console's constants)."""
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR, MILLIONTH
 
 HOURS_A_MONTH = Decimal("730.5")
-
-MILLIONTH = 1_000_000
-"""`uact` is a millionth of an ACT, and an ACT is a US dollar."""
 
 DOLLARS = "uact"
 

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from akashllm.market.base import Bid, Terms
-from akashllm.market.choose import BLOCKS_AN_HOUR
 from akashllm.market.console_errors import cleaned, nonsense
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR
 
 _MANY = 10_000
 _MOST_DIGITS = 40

@@ -24,7 +24,6 @@ from akashllm.errors import (
     UsageError,
 )
 from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, MarketState, Screening, Standing
-from akashllm.market.choose import MILLIONTH
 from akashllm.market.clock import Clock, RealClock
 from akashllm.market.console_errors import cleaned
 from akashllm.market.console_read import (
@@ -44,6 +43,7 @@ from akashllm.market.wallet_read import documents
 from akashllm.market.wallet_tx import BLOCK, Transactions
 from akashllm.market.wallet_words import Grammar, LeaseAt, grammar
 from akashllm.sdl import load, manifest_hash, manifest_json
+from akashllm.sdl.quantities import MILLIONTH
 from akashllm.sdl.types import Sdl
 from akashllm.state.private import write_private
 

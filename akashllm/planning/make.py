@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from akashllm.catalog import Catalog, Gpu, Model, Prices
 from akashllm.catalog.reference import Reference
 from akashllm.errors import DoesNotFit, UsageError
+from akashllm.names import deployment_name
 from akashllm.plan import DeployRequest, EngineName, Plan
 from akashllm.planning import asked, machine, price
 from akashllm.planning.quantisation import quant_for
@@ -72,7 +72,7 @@ def make_plan(
     cap, where = _cap(request, sized.choices, market, host)
     warnings = [*sized.warnings, *_warnings(request, model, source.kind, sized.choices, market)]
     return Plan(
-        name=request.name or _name(model.alias),
+        name=request.name or deployment_name(model.alias.removesuffix(".gguf").rsplit("/", 1)[-1]),
         engine=request.engine,
         model=source,
         image=machine.image_for(request, version, gpu=bool(count)),
@@ -250,6 +250,8 @@ def _no_fit(
     if request.gpu_count and request.gpu_count not in possible:
         shape = model.shape
         why = f"{shape.heads} attention heads" if engine == "vllm" else f"{shape.layers} layers"
+        if engine == "vllm" and shape.heads % request.gpu_count == 0:
+            why = f"experts of {shape.expert_ffn} rows in {model.dtype}"
         return DoesNotFit(
             f"{model.alias} cannot be split over {request.gpu_count} GPUs: it has {why}",
             hint=f"use --gpu-count {' or '.join(map(str, possible))}, or --replicas for more copies",
@@ -310,10 +312,3 @@ def _warnings(
     if choices and not prices.live and not request.local and request.max_price is None:
         found.append("the market's prices were not read, those of a dated table are used")
     return found
-
-
-def _name(alias: str) -> str:
-    """A deployment's name from a model's: small letters, digits and hyphens."""
-    stem = alias.removesuffix(".gguf").rsplit("/", 1)[-1].lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")[:32].strip("-")
-    return slug if slug and slug[0].isalpha() else f"m-{slug}"[:32].strip("-")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 from akashllm.catalog.prices import HOURS_A_MONTH, Prices, monthly
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR, MILLIONTH
 from akashllm.sizing import Fit
-
-BLOCKS_AN_HOUR = 600
-"""A block takes about six seconds (Console's constants)."""
 
 TABLE_MARGIN = 1.5
 """The table holds "starting at" prices and is of another day."""
@@ -49,4 +47,4 @@ def round_up(usd: float) -> float:
 
 def uact_block(usd_hour: float) -> float:
     """A price an hour as uact a block: one ACT is one US dollar, and a block a six-hundredth of an hour."""
-    return math.floor(usd_hour * 1_000_000 / BLOCKS_AN_HOUR * 100 + 1e-6) / 100
+    return math.floor(usd_hour * MILLIONTH / BLOCKS_AN_HOUR * 100 + 1e-6) / 100

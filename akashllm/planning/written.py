@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal, get_args
 
 from akashllm.errors import UsageError
+from akashllm.names import deployment_name
 from akashllm.plan import EngineName, GpuChoice, ModelSource, Plan
 from akashllm.sdl import Sdl, Service, environment, load, placeholders
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR, GI, MILLIONTH
 from akashllm.sdl.types import Compute
 
-_GIB = 1 << 30
 _ENGINE = "AKASHLLM_ENGINE"
 _HEAD = "AKASHLLM_HEAD"
 """Only workers of a model on several nodes have it; the head is the service."""
@@ -21,8 +21,6 @@ _HEAD = "AKASHLLM_HEAD"
 _WHISPER = "whisper"
 _BESIDE: dict[EngineName, str] = {"llamacpp": _WHISPER}
 """What else the image of an engine runs."""
-_BLOCKS = 600
-_MILLIONTH = 1_000_000
 _REGION = "location-region"
 _SHM = "/dev/shm"  # noqa: S108 - inside the container
 
@@ -43,7 +41,7 @@ def plan_of(text: str, name: str | None, *, source: str) -> Plan:
     volume = next((one for one in compute.storage if one.persistent), None)
     wanted = set(placeholders(text))
     return Plan(
-        name=name or _name(source),
+        name=name or deployment_name(Path(source).stem),
         engine=engine,
         model=ModelSource(alias=alias, kind=_kind(model, engine, env), repository=model),
         image=service.image,
@@ -55,9 +53,9 @@ def plan_of(text: str, name: str | None, *, source: str) -> Plan:
         quant="",
         memory=(),
         cpu_units=compute.cpu / 1000,
-        ram_gib=-(-compute.memory // _GIB),
-        disk_gib=-(-sum(one.size for one in compute.storage if not one.persistent) // _GIB),
-        volume_gib=-(-volume.size // _GIB) if volume else 0,
+        ram_gib=-(-compute.memory // GI),
+        disk_gib=-(-sum(one.size for one in compute.storage if not one.persistent) // GI),
+        volume_gib=-(-volume.size // GI) if volume else 0,
         volume_class=volume.storage_class if volume else None,
         shm_gib=_shm(service, compute),
         gpus=tuple(_gpus(compute)),
@@ -93,7 +91,7 @@ def _hour(sdl: Sdl) -> Decimal:
             price = sdl.placement[where].pricing[deployment.profile]
             if price.denom != "uact":
                 raise UsageError(f"the SDL bids in {price.denom}", hint="new deployments are paid in uact")
-            total += Decimal(price.amount) * deployment.count * _BLOCKS / _MILLIONTH
+            total += Decimal(price.amount) * deployment.count * BLOCKS_AN_HOUR / MILLIONTH
     return total
 
 
@@ -101,7 +99,7 @@ def _gpus(compute: Compute) -> Iterator[GpuChoice]:
     for gpu in compute.gpus or ():
         yield GpuChoice(
             model=gpu.model,
-            ram_gib=gpu.ram // _GIB,
+            ram_gib=gpu.ram // GI,
             count=compute.gpu_units,
             interface=gpu.interface or None,
         )
@@ -109,7 +107,7 @@ def _gpus(compute: Compute) -> Iterator[GpuChoice]:
 
 def _shm(service: Service, compute: Compute) -> int:
     sizes = {one.name: one.size for one in compute.storage}
-    return sum(sizes[mount.volume] for mount in service.mounts if mount.path == _SHM) // _GIB
+    return sum(sizes[mount.volume] for mount in service.mounts if mount.path == _SHM) // GI
 
 
 def _kind(
@@ -129,9 +127,3 @@ def _kind(
 def _number(env: dict[str, str], name: str) -> int:
     text = env.get(name, "")
     return int(text) if text.isdigit() else 0
-
-
-def _name(source: str) -> str:
-    """The deployment's name from the file's."""
-    slug = re.sub(r"[^a-z0-9]+", "-", Path(source).stem.lower()).strip("-")[:32].strip("-")
-    return slug if slug and slug[0].isalpha() else f"m-{slug}"[:32].strip("-")

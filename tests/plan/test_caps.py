@@ -7,7 +7,7 @@ import pytest
 from akashllm.errors import DoesNotFit, UsageError
 from akashllm.plan import DeployRequest
 from akashllm.planning import make_plan
-from akashllm.planning.price import BLOCKS_AN_HOUR
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR
 
 
 @pytest.mark.parametrize("replicas", [1, 3])

@@ -6,12 +6,10 @@ import math
 import re
 from decimal import Decimal, InvalidOperation
 
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR, MILLIONTH
 from akashllm.sdl.rules.place import Place, show
 
 MAX_PRICE = 10_000_000
-BLOCKS_AN_HOUR = 600
-"""A block takes about 6 seconds; one uact is a millionth of a dollar (console: utils/constants.ts)."""
-
 HIGH_PRICE_HOUR = 600.0
 """Dollars: what 1,000,000 uact a block come to, which most published templates carry."""
 
@@ -100,7 +98,7 @@ def _check_price(price: Place, profile: str, denoms: dict[str, str]) -> None:
             "price", f"the price {show(amount.value)} is not taken", f"use more than 0, at most {MAX_PRICE}"
         )
         return
-    dollars = float(value) * BLOCKS_AN_HOUR / 1e6
+    dollars = float(value) * BLOCKS_AN_HOUR / MILLIONTH
     if denom.value == "uact" and dollars >= HIGH_PRICE_HOUR:
         amount.add(
             "price-high",

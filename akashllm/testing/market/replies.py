@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from akashllm.market.choose import MILLIONTH
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR, MILLIONTH
 from akashllm.testing.market.contract import emptiest_item, example
 from akashllm.testing.market.providers import Provider
 from akashllm.testing.market.world import OWNER, Bidding, Deployed, Leased, World
@@ -134,7 +134,7 @@ def gpu_prices(world: World) -> dict[str, Any]:
     for one in world.providers:
         if one.gpu:
             model, _, ram = one.gpu.partition("/")
-            usd = float(Decimal(one.price) * 600 / MILLIONTH)
+            usd = float(Decimal(one.price) * BLOCKS_AN_HOUR / MILLIONTH)
             models.append(
                 {
                     **emptiest_item("GET /v1/gpu-prices", "models"),

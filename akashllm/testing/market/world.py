@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any
 
 from akashllm.errors import BadSdl, UsageError
-from akashllm.market.choose import BLOCKS_AN_HOUR, MILLIONTH
 from akashllm.sdl import fill, group_specs, load, manifest_hash, manifest_json
+from akashllm.sdl.quantities import BLOCKS_AN_HOUR, MILLIONTH
 from akashllm.sdl.secrets import SEALED
 from akashllm.testing.market.providers import Provider
 from akashllm.testing.market.sealing import BadSeal, opened

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from akashllm.errors import BadSdl
-from akashllm.market.choose import MILLIONTH
 from akashllm.sdl import load, manifest_json
+from akashllm.sdl.quantities import MILLIONTH
 from akashllm.testing.market import replies
 from akashllm.testing.market.world import OWNER, Deployed, Leased, World
 from akashllm.testing.market.world import Refused as WorldRefused

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
-from akashllm.market.choose import MILLIONTH
 from akashllm.market.shell import Tell
 from akashllm.market.wallet_cli import Ran
+from akashllm.sdl.quantities import MILLIONTH
 from akashllm.testing.market.world import OWNER
 from akashllm.testing.market.world import Refused as WorldRefused
 from akashllm.testing.wallet.chain import Chain, Fail, printed, sdl_file
