@@ -14,16 +14,17 @@ from akashllm.state import Deployment, Store
 
 
 def still(row: Deployment | None) -> str:
-    """What an interrupted deploy leaves behind, in one sentence."""
+    """What a deploy that did not come to its end leaves behind, in one sentence."""
     if row is None:
         return "nothing was started"
     if row.dseq is None and row.step == "create":
         return f"an order may have been placed: the same command finds it, `akashllm close {row.name}` ends it"
-    what = (
-        f"still running: {row.name}" + (f" at {row.url}" if row.url else "")
-        if row.dseq
-        else "nothing is running"
-    )
+    if row.dseq is None:
+        what = "nothing is running"
+    elif row.url:
+        what = f"still running: {row.name} at {row.url}"
+    else:
+        what = f"still open: {row.name}, number {row.dseq}"
     return f"{what}; the same command goes on with it, `akashllm close {row.name}` ends it"
 
 

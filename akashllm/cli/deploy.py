@@ -192,6 +192,9 @@ def _deploy(
         except KeyboardInterrupt:
             raise Interrupted(still(store.named(plan.name))) from None
         except AkashllmError as error:
+            row = store.named(plan.name)
+            if market.charges and row is not None and row.state == "deploying":
+                out.talk(still(row))
             raise WithDocument(error, so_far(store, plan.name, error)) from error
     if taking.idle:
         out.talk(

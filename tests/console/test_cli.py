@@ -142,6 +142,17 @@ def test_each_refusal_is_one_line_a_hint_and_its_exit_code(
     assert server.world.open() == set()
 
 
+def test_an_order_that_a_failure_leaves_open_is_named(here: Run, server: MarketServer) -> None:
+    """Money in escrow is never left without a word: what is open, what goes on with it, what ends it."""
+    server.faults.add(Fault("GET /v1/bids", "401"))
+    said = here(*DEPLOY, "--json")
+
+    (dseq,) = server.world.open()
+    assert (said.code, said.document["state"], said.document["step"]) == (6, "deploying", "bids")
+    assert f"still open: {said.document['name']}, number {dseq}; the same command goes on with it" in said.err
+    assert here("close", said.document["name"], "--yes").code == 0
+
+
 def test_nobody_to_ask_is_said_before_anything_is_ordered(here: Run, server: MarketServer) -> None:
     """Without --yes and without a terminal nothing that costs money is begun."""
     said = here("deploy", "--market", "console", "--json")
