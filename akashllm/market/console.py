@@ -23,7 +23,6 @@ from akashllm.market.base import (
     Lease,
     Limit,
     LogLine,
-    MarketState,
     Screening,
     Standing,
 )
@@ -34,9 +33,7 @@ from akashllm.market.console_journal import Begun, Journal, lost
 from akashllm.market.console_read import (
     DeploymentRead,
     LeaseRead,
-    address_of,
     amount_of,
-    available,
     bids_of,
     data_of,
     deployment_of,
@@ -44,10 +41,10 @@ from akashllm.market.console_read import (
     manifest_of,
     mapping,
     number,
-    reason_of,
 )
 from akashllm.market.console_screen import Screen
 from akashllm.market.gateway import Gateway
+from akashllm.market.leased import as_lease, leased, running, standing_of
 from akashllm.market.seal import sealed_order
 from akashllm.sdl import fill, load, manifest_hash, manifest_json
 
@@ -180,7 +177,7 @@ class ConsoleMarket:
                 problem = error
                 continue
             if taken is not None:
-                return _as_lease(dseq, taken)
+                return as_lease(dseq, taken)
         if problem is not None and self._read(dseq).lease is None:
             raise problem
         raise ProviderFailed(
@@ -190,16 +187,9 @@ class ConsoleMarket:
 
     def _taken(self, dseq: str, bid: Bid, manifest: str) -> LeaseRead | None:
         """The lease, of now or of before."""
-        deployment = self._read(dseq)
-        if not deployment.open:
-            raise MarketError(f"deployment {dseq} is closed", hint="deploy again")
-        active = next((one for one in deployment.leases if one.state == "active"), None)
+        active = leased(dseq, self._read(dseq))
         if active is not None and active.services is not None:
             return active
-        if active is None and deployment.leases:
-            raise ProviderFailed(
-                f"the provider ended the lease: {reason_of(deployment.leases[-1])}", hint="deploy again"
-            )
         target = active or bid
         wanted = {"dseq": dseq, "gseq": target.gseq, "oseq": target.oseq, "provider": target.provider}
         # Without one Console makes it from the SDL that it keeps, and opens the secrets for it.
@@ -212,31 +202,10 @@ class ConsoleMarket:
     def status(self, dseq: str) -> Standing:
         """What Console and, through it, the provider say."""
         try:
-            deployment = self._read(dseq)
+            found = self._read(dseq)
         except NotThere:
-            return Standing(dseq=dseq, state="closed", reason="Console does not know this deployment")
-        lease = deployment.lease
-        if not deployment.open:
-            return Standing(
-                dseq=dseq,
-                state="closed",
-                provider=lease.provider if lease else "",
-                reason=reason_of(lease) if lease else "it was closed before it had a lease",
-            )
-        if lease is None:
-            return Standing(dseq=dseq, state="open")
-        if lease.state != "active":
-            return Standing(dseq=dseq, state="failed", provider=lease.provider, reason=reason_of(lease))
-        state: MarketState = "running" if available(lease) else "starting"
-        return Standing(
-            dseq=dseq,
-            state=state,
-            provider=lease.provider,
-            url=address_of(lease),
-            reason="" if state == "running" else "the provider has not started the container yet",
-            hours=deployment.hours,
-            terms=deployment.terms,
-        )
+            found = None
+        return standing_of(dseq, found)
 
     def limit(self, dseq: str) -> Limit | None:
         """When Console itself will close it (`GET /v2/deployment-settings/{dseq}`); None: it will not."""
@@ -255,19 +224,13 @@ class ConsoleMarket:
 
     def gateway(self, dseq: str) -> tuple[Gateway, Lease]:
         """The gateway of the provider that runs a deployment, and the lease to ask it about."""
-        lease = self._read(dseq).lease
-        if lease is None or lease.state != "active":
-            why = reason_of(lease) if lease else "it has no lease"
-            raise MarketError(
-                f"no provider runs deployment {dseq} now: {why}",
-                hint="a provider keeps no log of what has ended",
-            )
+        lease = running(dseq, self._read(dseq))
         host = self.provider(lease.provider).get("hostUri")
         if not isinstance(host, str) or not host:
             raise MarketUnavailable(
                 f"Console does not say where the provider {lease.provider} is", hint="try again later"
             )
-        return Gateway(host, lease.provider, partial(self.token, lease.provider)), _as_lease(dseq, lease)
+        return Gateway(host, lease.provider, partial(self.token, lease.provider)), as_lease(dseq, lease)
 
     def token(self, provider: str, scopes: Sequence[str]) -> str:
         """A JWT that is good for `scopes` at one provider, for five minutes (`POST /v1/create-jwt-token`)."""
@@ -448,7 +411,3 @@ class ConsoleMarket:
             uptime=None if uptime is None else float(uptime),
             incidents=self._incidents.get(bid.provider, 0),
         )
-
-
-def _as_lease(dseq: str, lease: LeaseRead) -> Lease:
-    return Lease(dseq=dseq, provider=lease.provider, gseq=lease.gseq, oseq=lease.oseq)

@@ -6,14 +6,19 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from akashllm.errors import ConnectionLost, ProviderFailed
 from akashllm.market.base import Lease, LogLine
 from akashllm.market.console_errors import cleaned
+from akashllm.market.console_read import items, mapping
 from akashllm.market.shell import Tell, Terminal, checked, counted
 from akashllm.market.wallet_cli import Cli, Ran
-from akashllm.market.wallet_read import flowing
+from akashllm.market.wallet_read import documents, flowing
 from akashllm.market.wallet_words import Grammar, LeaseAt
+
+_SUBMITTED = "Manifest submitted successfully"
+"""All that akt prints; provider-services prints a list of results."""
 
 _STATUS = re.compile(r"exited with code (\d{1,3})\b")
 _BROKEN = re.compile(r"receiving from websocket|websocket: close")
@@ -26,6 +31,21 @@ class WalletGateway:
     cli: Cli
     grammar: Grammar
     key: str
+
+    def hand(self, lease: Lease, sdl: Path) -> None:
+        """Give the provider its manifest. Raises `ProviderFailed` where it is not certain that it has it."""
+        ran = self.cli(self.grammar.manifest(self._at(lease), sdl))
+        lists = (found for found in documents(ran.out) if isinstance(found, list))
+        results = [mapping(one) for found in lists for one in items(found)]
+        failed = [one for one in results if one.get("status") != "PASS"]
+        # A success that does not name the provider is no word of the provider's.
+        if ran.status == 0 and not failed and (results or _SUBMITTED in ran.out):
+            return
+        why = str(failed[0].get("errorMessage") or failed[0].get("error") or "") if failed else ran.words
+        raise ProviderFailed(
+            f"the provider {lease.provider} did not take the manifest: {cleaned(why) or 'it does not say why'}",
+            hint="try again; the deployment stays as it is",
+        )
 
     def logs(self, lease: Lease, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
         """What the services wrote."""

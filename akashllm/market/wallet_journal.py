@@ -91,16 +91,18 @@ class Orders:
         One that lands later all the same is still listed, for the chain has it; only its secrets are gone here.
         """
         for order in self.all():
-            age = time.time() - self._path(order.reference).stat().st_mtime
             lost = order.unsure and order.account.chain == chain and order.dseq not in known
-            if lost and age > older:
+            if lost and self.age(order) > older:
                 self.forget(order.reference)
+
+    def age(self, order: Ordered) -> float:
+        """Seconds since its note was last written."""
+        return max(0.0, time.time() - self._path(order.reference).stat().st_mtime)
 
     def ended(self, dseq: str) -> None:
         """The deployment of that number is closed."""
-        for order in self.all():
-            if order.dseq == dseq:
-                self.forget(order.reference)
+        if (order := self.numbered(dseq)) is not None:
+            self.forget(order.reference)
 
     def accounts(self) -> Sequence[Account]:
         """Every account that was ever used here, the latest first: none is forgotten, each may hold money."""

@@ -20,6 +20,9 @@ BLOCK = 6.0
 _TRIES = 3
 """Times that a transaction is sent which the mempool has refused for its sequence number."""
 
+_WAITING = 19
+"""ErrTxInMempoolCache of Cosmos' own code space: the very same transaction waits for its block already."""
+
 _LOOKS = 12
 _HASH = re.compile(r"[0-9A-F]{64}")
 
@@ -58,6 +61,9 @@ class Transactions:
                 raise MarketUnavailable(f"{call} was sent, and nothing came back", hint=LATER, acted=None)
             raise refusal(ran, call, key)
         code, digest = _code(reply), str(reply.get("txhash") or "").upper()
+        if code == _WAITING and reply.get("codespace") == "sdk" and _HASH.fullmatch(digest):
+            self._included(digest, call, key)
+            return
         if code and not _height(reply):
             raise told(str(reply.get("raw_log") or ""), call, key, code)
         if code or _height(reply):

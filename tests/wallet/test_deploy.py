@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -20,12 +22,14 @@ from akashllm.errors import (
 from akashllm.market.closing import close
 from akashllm.market.order import Order
 from akashllm.market.view import views
+from akashllm.market.wallet import WalletMarket
+from akashllm.market.wallet_cli import Ran
 from akashllm.state import Store
 from akashllm.testing.market.world import OWNER
 from akashllm.testing.wallet import Trouble
 from akashllm.testing.wallet.command import Kind, Moment
 from tests.market.deploying import deployer, shown
-from tests.market.scripted import healthy
+from tests.market.scripted import Ticking, healthy
 
 from .conftest import KEY, MakePlace, Place, provider
 
@@ -116,7 +120,7 @@ def test_deploying_twice_is_deploying_once(place: Place, store: Store, order: Or
 
 CHANGES = ("tx deployment create", "tx market lease create", "send-manifest")
 KINDS: tuple[Kind, ...] = (
-    *("hang", "killed", "empty", "truncated", "noise", "unreachable", "late", "sequence", "gas"),
+    *("hang", "killed", "empty", "truncated", "noise", "unreachable", "late", "again", "sequence", "gas"),
     *("prompt", "panic", "garbage"),
 )
 FAULTS = [(call, kind, moment) for call in CHANGES for kind in KINDS for moment in ("before", "after")] + [
@@ -168,6 +172,85 @@ def test_a_transaction_that_waits_is_not_sent_again_under_another_number(
             if words[:3] == ["tx", "deployment", "create"]
         }
         assert numbers == {row.dseq}
+
+
+@pytest.mark.parametrize("call", ["tx deployment create", "tx market lease create", "tx deployment close"])
+def test_a_transaction_that_the_mempool_has_already_is_waited_for(
+    place: Place, store: Store, order: Order, call: str
+) -> None:
+    """The same bytes again are no refusal: their block comes, and what it carries out is found."""
+    place.command.trouble(Trouble(call, "again"))
+    row = deployer(store, place.wallet()).deploy(order).deployment
+    close(store, place.wallet(), row)
+
+    assert place.command.asked.count(call) == 1
+    nothing_left(place)
+
+
+GONE = "rpc error: code = Unknown desc = Deployment not found: key not found"
+
+
+def unseen(place: Place, times: int) -> list[Trouble]:
+    """The node does not show a deployment for so many looks."""
+    call = "query deployment" if place.command.name == "akt" else "query deployment get"
+    return [Trouble(call, "refused", words=GONE) for _ in range(times)]
+
+
+def test_a_close_is_not_believed_where_the_node_is_behind(place: Place, store: Store, order: Order) -> None:
+    """What was ordered is on the chain, whatever a node says: it stays recorded, and is closed later."""
+    market = place.wallet()
+    row = deployer(store, market).deploy(order).deployment
+    place.command.trouble(*unseen(place, 2))
+
+    with pytest.raises(MarketUnavailable, match="it is behind"):
+        close(store, market, row)
+    with pytest.raises(MarketUnavailable, match="it is behind"):
+        market.status(row.dseq or "")
+    assert place.world.open() == {row.dseq} == shown(store, market)
+
+    close(store, market, row)
+    nothing_left(place)
+
+
+@pytest.mark.parametrize("after", ["tx deployment create", "tx market lease create"])
+def test_a_deployment_that_the_node_does_not_show_is_not_ordered_again(
+    place: Place, store: Store, order: Order, after: str
+) -> None:
+    """A node that falls behind on the way is waited for: one order, one lease, and nobody else is paid."""
+    command = place.command
+    run, done = command.run, False
+
+    def behind(argv: Sequence[str], env: Mapping[str, str], seconds: float) -> Ran:
+        nonlocal done
+        ran = run(argv, env, seconds)
+        if not done and command.asked and command.asked[-1] == after:
+            done = True
+            command.trouble(*unseen(place, 2))
+        return ran
+
+    market = place.wallet()
+    market = WalletMarket(
+        cli=replace(market.cli, run=behind), orders=market.orders, key=market.key, clock=Ticking()
+    )
+    row = deployer(store, market).deploy(order).deployment
+
+    assert (row.provider, place.world.created) == ("akash1cheap", 1)
+    assert place.world.open() == {row.dseq} == shown(store, market)
+
+
+def test_what_a_chain_that_was_begun_anew_never_had_can_be_dropped(
+    place: Place, store: Store, order: Order
+) -> None:
+    """After an hour no node is behind any longer: the record is closed."""
+    market = place.wallet()
+    row = deployer(store, market).deploy(order).deployment
+    place.world.clear()
+    del place.world.deployments[row.dseq or ""]
+    for path in (place.home.root / "wallet" / "orders").iterdir():
+        os.utime(path, (1, 1))
+
+    close(store, market, row)
+    assert not store.all()
 
 
 def test_a_transaction_that_lands_after_everything_was_given_up_is_listed(

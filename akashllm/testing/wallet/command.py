@@ -27,6 +27,7 @@ Kind = Literal[
     "unreachable",
     "refused",
     "late",
+    "again",
     "sequence",
     "gas",
     "prompt",
@@ -36,7 +37,8 @@ Kind = Literal[
 ]
 """`hang` until it is ended; `killed` by a signal; `empty` says nothing and succeeds; `truncated` JSON; `noise`
 around good JSON; `unreachable` node; `refused` with the trouble's own words; `late`: a transaction that waits
-in the mempool; `sequence`: the mempool refuses it; `gas`: it fails in its block; `prompt` wants a passphrase;
+in the mempool; `again`: likewise, and the mempool says that it has it already; `sequence`: it refuses it;
+`gas`: it fails in its block; `prompt` wants a passphrase;
 `panic` as Go does; `garbage` instead of JSON; `ok` lets one call pass."""
 
 Moment = Literal["before", "after"]
@@ -209,11 +211,12 @@ class FakeCommand(Chain):
             act = _nothing
         else:
             self._transactions[digest] = {}
-        delay = trouble.calls if trouble is not None and trouble.kind == "late" else 0
-        if delay:
-            self._waiting.append((self._count + delay, digest, act))
+        if trouble is not None and trouble.kind in {"late", "again"}:
+            self._waiting.append((self._count + trouble.calls, digest, act))
         else:
             self._execute(digest, act)
+        if trouble is not None and trouble.kind == "again":
+            return printed({"height": "0", "txhash": digest, "codespace": "sdk", "code": 19, "raw_log": ""})
         return printed(
             {"height": "0", "txhash": digest, "codespace": "", "code": 0, "raw_log": "[]", "logs": []}
         )
