@@ -32,6 +32,16 @@ def engine_named(text: str) -> EngineName:
     return engine
 
 
+def _dollars(text: str) -> float:
+    """What `--max-price` says; another unit gets the same answer as a number that is no price."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(
+            f"--max-price {text[:40]!r} is no price", hint="give US dollars an hour, such as 1.50"
+        ) from None
+
+
 def _names(incomplete: str) -> list[str]:
     """Names of open deployments, for the shell's completion."""
     try:
@@ -95,7 +105,8 @@ Region = Annotated[
     str | None, typer.Option("--region", metavar="REGION", help="Region of the provider, such as us-west.")
 ]
 MaxPrice = Annotated[
-    float | None, typer.Option("--max-price", metavar="DOLLARS", help="US dollars an hour for everything.")
+    float | None,
+    typer.Option("--max-price", metavar="DOLLARS", parser=_dollars, help="US dollars an hour for everything."),
 ]
 Replicas = Annotated[int, typer.Option("--replicas", metavar="N", help="How many of it.")]
 Nodes = Annotated[

@@ -28,7 +28,7 @@ SILENCE = 600
 PATIENCE = 5
 """Seconds to find out whether an engine is there."""
 
-_START = "start Docker, or name a running engine in DOCKER_HOST; `akashllm doctor` looks closer"
+_START = "start Docker, or name a running engine in DOCKER_HOST"
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 

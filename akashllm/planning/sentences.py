@@ -26,7 +26,7 @@ def explain(plan: Plan) -> list[str]:
     ]
     lines.append(f"  {plan.memory_gib:8.2f} GiB  in all")
     lines += _gpu_lines(plan)
-    volume = f", a {plan.volume_gib} GiB volume ({plan.volume_class})" if plan.volume_gib else ""
+    volume = f", a volume of {plan.volume_gib} GiB ({plan.volume_class})" if plan.volume_gib else ""
     shm = f", {plan.shm_gib} GiB of /dev/shm" if plan.shm_gib else ""
     machine = "each machine" if plan.nodes > 1 else "machine"
     lines.append(

@@ -120,7 +120,8 @@ def render(name: str, context: dict[str, Any], *, overrides: Path | None = None)
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         place = f"{name}:{line}" if line else name
-        raise UsageError(f"template {place}: {error.message}") from None
+        hint = f"mend it in {overrides}, or take it away: ours then stands in its place" if overrides else ""
+        raise UsageError(f"template {place}: {error.message}", hint=hint) from None
 
 
 def _environment(overrides: Path | None) -> ImmutableSandboxedEnvironment:
@@ -153,7 +154,10 @@ def _finalize(value: Any) -> Any:
 def _check_overrides(directory: Path) -> None:
     """Refuse a template directory that leads out of itself."""
     if not directory.is_dir():
-        raise UsageError("the template directory does not exist or is not a directory")
+        raise UsageError(
+            "the template directory does not exist or is not a directory",
+            hint="name one that holds templates of yours, such as sdl.yaml.j2",
+        )
     root = directory.resolve()
     for path in directory.rglob("*"):
         if not path.resolve().is_relative_to(root):

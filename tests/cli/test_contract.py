@@ -130,6 +130,16 @@ def test_a_misspelt_command_is_one_document_too(here: Run, arguments: tuple[str,
     assert said.error["type"] == "UsageError"
 
 
+@pytest.mark.parametrize("price", ["5 AKT", "5uakt", "1,5", "nan", "0"])
+def test_a_price_in_another_unit_is_answered_with_the_right_one(here: Run, price: str) -> None:
+    """What --max-price cannot be is one sentence with the unit it is in, and not the parser's."""
+    said = here("plan", "--model", "llama3", "--max-price", price, "--json")
+
+    assert said.code == 2
+    assert "is no price" in said.error["message"]
+    assert said.error["hint"] == "give US dollars an hour, such as 1.50"
+
+
 def kinds() -> list[type[AkashllmError]]:
     """Every error a command may raise."""
     found = [kind for kind in vars(errors).values() if isinstance(kind, type)]

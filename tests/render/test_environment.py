@@ -75,9 +75,10 @@ def test_an_undefined_name_says_where(tmp_path: Path) -> None:
 
 
 def test_a_syntax_error_says_where(tmp_path: Path) -> None:
-    """A broken template is an error with its line."""
-    with pytest.raises(UsageError, match=r"mine\.j2:2"):
+    """A broken template is an error with its line and the folder to mend it in."""
+    with pytest.raises(UsageError, match=r"mine\.j2:2") as caught:
         render(tmp_path, "a\n{% if %}", {})
+    assert str(tmp_path) in caught.value.hint
 
 
 def test_a_value_without_a_filter_is_refused(tmp_path: Path) -> None:
@@ -124,8 +125,9 @@ def test_overrides_may_not_leave_their_directory(tmp_path: Path) -> None:
     (inside / "deep" / "link.j2").symlink_to("/etc/passwd")
     with pytest.raises(UsageError, match="leaves"):
         environment.render("sdl.yaml.j2", {}, overrides=inside)
-    with pytest.raises(UsageError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist") as caught:
         environment.render("sdl.yaml.j2", {}, overrides=tmp_path / "gone")
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["../secret.j2", "/etc/passwd", "gone.j2"])
