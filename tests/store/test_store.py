@@ -78,14 +78,18 @@ def test_the_newest_is_listed_first(root: Path, store: ModelStore) -> None:
 
 
 def test_a_changed_model_is_read_again(root: Path, store: ModelStore) -> None:
-    """What is remembered of a manifest holds only for that manifest and as long as its weights are there."""
+    """What is remembered of a manifest holds for that manifest only, while its weights are there whole."""
     model(root, "a", system="one")
     assert store.get(name("a")).system == "one"
     model(root, "a", system="other")
     assert store.get(name("a")).system == "other"
+    weights = store.get(name("a")).weights
 
-    store.get(name("a")).weights.unlink()
+    os.truncate(weights, 1000)
 
+    with pytest.raises(StoreFailed, match="has 1000 bytes instead of"):
+        store.get(name("a"))
+    weights.unlink()
     with pytest.raises(StoreFailed, match="is missing"):
         store.get(name("a"))
 

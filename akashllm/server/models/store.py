@@ -44,6 +44,7 @@ class ModelStore:
         self._known: dict[Path, tuple[tuple[int, int, int], StoredModel]] = {}
         self._complained: set[tuple[Path, int]] = set()
         self._needed: Counter[str] = Counter()
+        self._promised: dict[str, float] = {}
         self._mutex = threading.Lock()
 
     # --- reading -----------------------------------------------------------------------------------
@@ -92,6 +93,21 @@ class ModelStore:
                 return None
         with contextlib.suppress(OSError):  # a store that cannot be written is not pruned either
             os.utime(path)
+        return path
+
+    def promised(self, digest: Sha256, size: int | None = None) -> Path | None:
+        """`blob`, for a client that hears of the file and will then name it in a model.
+
+        Until it does, or an hour is over, this process does not remove the file together with another model.
+        """
+        now = time.monotonic()
+        with self._mutex:
+            self._promised = {known: until for known, until in self._promised.items() if until > now}
+            self._promised[digest.hex] = now + HOUR
+        path = self.blob(digest, size)
+        if path is None:
+            with self._mutex:
+                self._promised.pop(digest.hex, None)
         return path
 
     def _manifest(self, name: ModelName) -> Path:
@@ -171,6 +187,9 @@ class ModelStore:
             with VerifiedWriter(path, digest=Sha256.of(data)) as file:
                 file.write(data)
             path.chmod(_READABLE)
+            with self._mutex:
+                for layer in manifest.files:
+                    self._promised.pop(layer.sha256.hex, None)
             return self._remove(old)
 
     def copy(self, source: ModelName, destination: ModelName) -> None:
@@ -248,10 +267,12 @@ class ModelStore:
         return removed
 
     def _used(self) -> set[str]:
-        """Every digest that a manifest mentions, damaged and strange ones included, and those in `keeping`."""
+        """Every digest that a manifest mentions, damaged and strange ones included, and what else is wanted."""
         used = {digest for _, path in self.layout.models() for digest in self._digests(path)}
+        now = time.monotonic()
         with self._mutex:
-            return used | set(self._needed)
+            promised = {digest for digest, until in self._promised.items() if until > now}
+            return used | set(self._needed) | promised
 
     def _digests(self, path: Path) -> set[str]:
         with path.open("rb") as file:
@@ -263,5 +284,9 @@ class ModelStore:
 
 
 def _whole(model: StoredModel) -> bool:
-    """Whether the large files of a model that was read before are still there."""
-    return all(path.is_file() for path in (model.weights, *model.projectors, *model.adapters))
+    """Whether the large files of a model that was read before are still there, in full."""
+    sizes = {digest[-64:]: size for _, digest, size in model.layers}
+    return all(
+        path.is_file() and path.stat().st_size == sizes.get(path.name[-64:])
+        for path in (model.weights, *model.projectors, *model.adapters)
+    )
