@@ -70,6 +70,25 @@ def test_the_users_document_makes_a_model(service: str, store: ModelStore) -> No
     assert {"test1:latest"} <= {one["name"] for one in listed}
 
 
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+def test_what_a_client_was_told_is_here_stays_for_its_model(
+    client: ollama.Client, service: str, root: Path, method: str
+) -> None:
+    """A file that need not be sent again outlives the deletion of its last model, and goes with the new one."""
+    upload(client)
+    assert lines(service, name="old", files={"a.gguf": str(DIGEST)})[-1] == {"status": "success"}
+
+    body = TINY.read_bytes() if method == "POST" else b""
+    told = httpx.request(method, f"{service}/api/blobs/{DIGEST}", content=body)
+    client.delete("old")
+    made = lines(service, name="new", files={"a.gguf": str(DIGEST)})
+    client.delete("new")
+
+    assert told.status_code == 200
+    assert made[-1] == {"status": "success"}
+    assert not any((root / "blobs").iterdir())
+
+
 def test_a_whole_modelfile_becomes_layers(
     client: ollama.Client, service: str, store: ModelStore, root: Path
 ) -> None:

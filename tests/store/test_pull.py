@@ -8,6 +8,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,44 @@ async def test_a_newer_version_takes_the_place_of_the_older(shelf: Shelf, store:
     assert statuses(steps)[-3:] == ["writing manifest", "removing unused layers", "success"]
     assert store.get(M).weights.read_bytes() == b"new"
     assert store.blob(old.layers[0].sha256) is None
+
+
+async def test_a_pull_amid_a_deletion(shelf: Shelf, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that a deletion is about to remove is fetched again, instead of being missing at the end."""
+    shelf.offer(model=content(MIB))
+    await pulled(store, shelf.registries())
+    shelf.offer("me/other", model=content(MIB))
+    looked, go = threading.Event(), threading.Event()
+    used, blob, locked = store._used, store.blob, store.volume.locked
+
+    def slowly() -> set[str]:
+        found = used()
+        looked.set()
+        assert go.wait(30)
+        return found
+
+    def seen(digest: Sha256, size: int | None = None) -> Path | None:
+        try:
+            return blob(digest, size)
+        finally:
+            go.set()
+
+    def waiting(patience: float = 30) -> contextlib.AbstractContextManager[None]:
+        if looked.is_set():
+            go.set()
+        return locked(patience)
+
+    monkeypatch.setattr(store, "_used", slowly)
+    monkeypatch.setattr(store, "blob", seen)
+    monkeypatch.setattr(store.volume, "locked", waiting)
+    deletion = asyncio.create_task(asyncio.to_thread(store.delete, M))
+    await asyncio.to_thread(looked.wait, 30)
+    other = ModelName("other", namespace="me")
+    steps = await pulled(store, shelf.registries(), other)
+    await deletion
+
+    assert steps[-1].status == "success"
+    assert store.get(other).weights.read_bytes() == content(MIB)
 
 
 async def test_two_pulls_share_one_download(shelf: Shelf, store: ModelStore) -> None:

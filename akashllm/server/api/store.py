@@ -112,7 +112,7 @@ async def delete_model(request: Request, store: Store) -> Response:
 async def has_blob(digest: str, store: Store) -> Response:
     """200 or 404."""
     wanted = _digest(digest)
-    if await asyncio.to_thread(store.blob, wanted) is None:
+    if await asyncio.to_thread(store.promised, wanted) is None:
         raise ModelNotFound(f'blob "{wanted}" not found', param="digest")
     return Response()
 
@@ -124,7 +124,7 @@ async def create_blob(request: Request, digest: str, store: Store) -> Response:
     wanted = _digest(digest)
     length = request.headers.get("content-length", "")
     declared = int(length[:19]) if length.isascii() and length.isdigit() else None
-    if await asyncio.to_thread(store.blob, wanted, declared) is not None:
+    if await asyncio.to_thread(store.promised, wanted, declared) is not None:
         return Response()
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise UnsupportedMedia("the body is compressed; send it as it is, without Content-Encoding")
@@ -135,6 +135,7 @@ async def create_blob(request: Request, digest: str, store: Store) -> Response:
         declared=declared,
         most=settings.max_blob_bytes,
     )
+    await asyncio.to_thread(store.promised, wanted)
     return Response(status_code=201)
 
 

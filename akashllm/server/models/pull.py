@@ -54,7 +54,8 @@ async def pull(
 
 def _missing(store: ModelStore, layers: tuple[Layer, ...]) -> set[Layer]:
     """The files that are not here, after making sure that there is room for what they still lack."""
-    missing = {layer for layer in layers if store.blob(layer.sha256, layer.size) is None}
+    with store.volume.locked():  # what removes files now may have looked before these were kept
+        missing = {layer for layer in layers if store.blob(layer.sha256, layer.size) is None}
     if missing:
         store.volume.need(sum(max(0, layer.size - _held(store.place(layer.sha256))) for layer in missing))
     return missing
