@@ -49,8 +49,10 @@ class Chooser:
     def _asked(self, ranked: Sequence[Ranked]) -> Bid:
         good = [one.bid for one in ranked if not one.refused]
         print(f"Which bid? [1-{len(good)}, Enter for 1, n for none] ", end="", file=sys.stderr, flush=True)
-        word = sys.stdin.readline().strip().lower() or "1"
-        if word in {"n", "none", "q"}:
+        line = sys.stdin.readline()
+        word = line.strip().lower() or "1"
+        # An end of the input is no Enter: whoever has left has not agreed to pay.
+        if not line or word in {"n", "none", "q"}:
             raise NoBids("no bid was taken", hint="the order is closed; deploy again when you like")
         if not word.isascii() or not word.isdigit() or not 1 <= int(word) <= len(good):
             raise AkashllmError("that is none of the bids", hint="deploy again and give its number")

@@ -77,7 +77,8 @@ def _wanted(
     if name is None:
         for row in store.all():
             limit = hours if hours is not None else row.facts.get(IDLE)
-            if limit is not None and row.dseq and row.state == "active" and row.market in markets:
+            # Also what a deploy or a close has left halfway: its lease is paid as well.
+            if limit is not None and row.dseq and row.market in markets:
                 yield _recorded(store, row, markets[row.market], float(limit), key)
         return
     try:

@@ -10,10 +10,12 @@ from typing import cast
 
 import pytest
 
+from akashllm.cli.watch import _wanted
 from akashllm.errors import MarketError, MarketUnavailable
 from akashllm.market.base import Market, Standing
 from akashllm.market.probe import Health
-from akashllm.market.watching import Watched, look
+from akashllm.market.watching import IDLE, Watched, look
+from akashllm.state import Home, Store
 from akashllm.testing.market import MarketServer
 from tests.cli.conftest import Said
 
@@ -75,6 +77,20 @@ def test_only_what_is_surely_idle_is_closed(
 
     assert seen.verdict == verdict
     assert market.closed == (["1"] if verdict == "closed" else [])
+
+
+@pytest.mark.parametrize("state", ["deploying", "active", "failed", "closing"])
+def test_whatever_may_be_paid_for_is_watched(tmp_path: Path, state: str) -> None:
+    """An interrupted deploy and a close that failed have a lease, too; what came to no order has none."""
+    with Store(Home(tmp_path / "home")) as store:
+        row = store.add("x", "console", {}, "ready")
+        store.add("y", "console", {}, "create")
+        for one in store.all():
+            store.update(one.id, state=state, facts={IDLE: 2.0})
+        store.update(row.id, dseq="5")
+
+        found = list(_wanted(store, {"console": cast("Market", Fixed(UP))}, None, None, None))
+        assert [(one.dseq, one.hours) for one in found] == [("5", 2.0)]
 
 
 @pytest.mark.engine
