@@ -44,6 +44,18 @@ class Catalog:
             raise UnknownModel(f"no model named {name!r} in the catalogue", hint=hint)
         return model
 
+    def held(self, name: str) -> str:
+        """What a named repository has of its model: `gguf`, `ct2`, or a quantisation for vLLM.
+
+        Empty where the name means the model: an alias, Ollama's name, the original weights, or none of ours.
+        """
+        model = self.get(name)
+        if model is None or _fold(name) in map(_fold, (*model.names(), model.sources.ollama, model.sources.hf)):
+            return ""
+        source = model.sources
+        kinds = {"gguf": source.gguf, "ct2": source.ct2, **dict(source.quantised)}
+        return next(kind for kind, repository in kinds.items() if _fold(repository) == _fold(name))
+
     def suggest(self, name: str, limit: int = 3) -> tuple[str, ...]:
         """Up to `limit` aliases that look like `name`, best first."""
         keys = _index(self)

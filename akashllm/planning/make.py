@@ -13,7 +13,7 @@ from akashllm.names import deployment_name
 from akashllm.plan import DeployRequest, EngineName, Plan
 from akashllm.planning import asked, machine, price
 from akashllm.planning.quantisation import quant_for
-from akashllm.planning.wanted import Lookup, find_model, source_for
+from akashllm.planning.wanted import Lookup, as_named, find_model, source_for
 from akashllm.sizing import COUNTS, Fit, Need, Quant, counts_for, estimate, fits, rank, unfit, usable_gib
 from akashllm.version import __version__
 
@@ -59,6 +59,7 @@ def make_plan(
     catalog = catalog or Catalog.load()
     asked.check(request, catalog)
     market = prices if isinstance(prices, Prices) else Prices.from_console(prices) if prices else Prices.table()
+    request = as_named(request, catalog)
     model, reference = find_model(request, catalog, lookup)
     _check_speech(request, model)
     context, concurrency = _context(request, model), request.concurrency or _concurrency(request, model)
@@ -246,12 +247,12 @@ def _no_fit(
             f"nothing that holds {model.alias} costs ${request.max_price:.2f} an hour or less",
             hint=f"{cheapest.count} x {cheapest.gpu.label} costs about ${cheapest.usd_hour or 0:.2f} an hour",
         )
-    possible = counts_for(model, engine)
+    possible = counts_for(model, quant, engine)
     if request.gpu_count and request.gpu_count not in possible:
         shape = model.shape
         why = f"{shape.heads} attention heads" if engine == "vllm" else f"{shape.layers} layers"
         if engine == "vllm" and shape.heads % request.gpu_count == 0:
-            why = f"experts of {shape.expert_ffn} rows in {model.dtype}"
+            why = f"experts of {shape.expert_ffn} rows in {quant.name}"
         return DoesNotFit(
             f"{model.alias} cannot be split over {request.gpu_count} GPUs: it has {why}",
             hint=f"use --gpu-count {' or '.join(map(str, possible))}, or --replicas for more copies",

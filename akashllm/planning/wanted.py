@@ -9,9 +9,31 @@ from akashllm.catalog import Catalog, Model, Shape, Sources
 from akashllm.catalog.reference import Reference, parse_reference
 from akashllm.errors import UnknownModel, UsageError
 from akashllm.plan import DeployRequest, EngineName, ModelSource
+from akashllm.planning.asked import shown
 
 Lookup = Callable[[Reference, EngineName], Model]
 """Reads the figures of a model from its files; `akashllm.catalog.remote.Hub().describe` is one."""
+
+
+def as_named(request: DeployRequest, catalog: Catalog) -> DeployRequest:
+    """The request with the quantisation of the repository that it names, where the catalogue knows that one.
+
+    Raises `UsageError` where the engine reads other weights than it holds.
+    """
+    held = catalog.held(request.model)
+    reader: EngineName = "llamacpp" if held in {"gguf", "ct2"} else "vllm"
+    if not held or request.engine == reader == "llamacpp" or (held == "gguf" and request.engine == "ollama"):
+        return request
+    if request.engine != reader:
+        raise UsageError(
+            f"{request.model} holds {held} weights, which {request.engine} does not read",
+            hint=f"use --engine {reader}, or --model {catalog.find(request.model).alias}",
+        )
+    if request.quant is not None and request.quant.lower() != held:
+        raise UsageError(
+            f"{request.model} holds {held} weights, not {shown(request.quant)}", hint="leave --quant out"
+        )
+    return dataclasses.replace(request, quant=held)
 
 
 def find_model(
@@ -19,7 +41,8 @@ def find_model(
 ) -> tuple[Model, Reference | None]:
     """The model a request names, with every figure that sizing needs; what is not known is asked for."""
     known = catalog.get(request.model)
-    if known is not None:
+    # Ollama fetches a repository of GGUF files that is named; its library may have other files of the model.
+    if known is not None and not (request.engine == "ollama" and catalog.held(request.model)):
         if flags := given(request):
             raise UsageError(f"the figures of {known.alias} are known", hint=f"leave {', '.join(flags)} out")
         return known, None

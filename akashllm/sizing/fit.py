@@ -26,6 +26,10 @@ DRIVER_GIB = 0.43
 """What the driver keeps of a GPU: vLLM's logs see 79.22 GiB of an H100's 81,559 MiB (its pull request 10511)
 and 23.58 GiB of an RTX 3090's 24,576 MiB (14447)."""
 
+FP8_BLOCK = 128
+"""Models published in fp8 have a scale for each block of so many rows; vLLM loads no expert that a split cuts
+within one (quantization/fp8.py, create_weights)."""
+
 LLAMACPP_KEPT_FREE_GIB = 0.1
 """llama.cpp allocates what it needs and no more; a little air for fragmentation."""
 
@@ -69,16 +73,24 @@ def unfit(gpu: Gpu, quant: Quant, engine: EngineName) -> str:
     return ""
 
 
-def counts_for(model: Model, engine: EngineName) -> tuple[int, ...]:
-    """GPU counts over which the model can be split: its heads for vLLM, its layers for the others.
+def counts_for(model: Model, quant: Quant, engine: EngineName) -> tuple[int, ...]:
+    """GPU counts over which the model can be split: its heads and experts for vLLM, its layers for the others.
 
     faster-whisper keeps a recording on one GPU.
     """
     if model.task == "transcription" and engine != "vllm":
         return (1,)
     if engine == "vllm":
-        return tuple(count for count in COUNTS if model.shape.heads % count == 0)
+        return tuple(
+            count for count in COUNTS if not model.shape.heads % count and not _cuts(model, quant, count)
+        )
     return tuple(count for count in COUNTS if count <= model.shape.layers)
+
+
+def _cuts(model: Model, quant: Quant, count: int) -> bool:
+    """Whether a split of the experts over `count` GPUs cuts within a block."""
+    block = FP8_BLOCK if quant.name == "fp8" else 1
+    return count > 1 and model.shape.experts > 0 and model.shape.expert_ffn % (count * block) != 0
 
 
 def fits(
@@ -99,7 +111,7 @@ def fits(
     for gpu in gpus:
         if unfit(gpu, quant, engine):
             continue
-        for count in counts_for(model, engine):
+        for count in counts_for(model, quant, engine):
             needs = need.per_gpu_gib(count, model.shape.kv_heads, engine, nodes)
             if needs <= usable_gib(gpu, engine):
                 price = prices.of(gpu.model, gpu.ram_gib)

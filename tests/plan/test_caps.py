@@ -20,6 +20,13 @@ def test_a_cap_that_rounds_to_nothing_is_refused(replicas: int) -> None:
         make_plan(DeployRequest(model="tiny", replicas=replicas, max_price=smallest / 2))
 
 
+def test_experts_that_cannot_be_split_are_named() -> None:
+    """A mixture in blocks of fp8 over too many GPUs: the message says that its experts are why."""
+    with pytest.raises(DoesNotFit, match="over 8 GPUs: it has experts of 1536 rows in fp8") as caught:
+        make_plan(DeployRequest(model="qwen3:235b", engine="vllm", quant="fp8", gpu_count=8))
+    assert "--gpu-count 1 or 2 or 4" in caught.value.hint
+
+
 def test_a_number_of_gpus_that_cannot_share_a_model_says_so() -> None:
     """Where there is memory enough but nothing to split, it is not memory that is said to be short."""
     with pytest.raises(DoesNotFit, match="cannot be split over 8 GPUs: it has 4 layers") as caught:

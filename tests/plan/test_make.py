@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from akashllm.catalog import Catalog
+from akashllm.catalog import Catalog, Model, Sources
+from akashllm.catalog.reference import Reference
 from akashllm.errors import DoesNotFit, UnknownModel, UsageError
 from akashllm.plan import DeployRequest, EngineName, Plan
 from akashllm.planning import explain, make_plan
@@ -172,6 +174,43 @@ def test_the_sentences_a_person_reads() -> None:
     assert re.search(r"4\.00 GiB  KV cache \(4 x 8192 tokens, 32 layers, 8 KV heads of 128\)", text)
     assert re.search(r"price: at most \$0\.\d\d an hour", text)
     assert all("\n" not in line for line in lines)
+
+
+def test_a_named_repository_is_the_one_that_is_served() -> None:
+    """A repository of the catalogue brings its own quantisation; an engine that cannot read it is told so."""
+    awq = plan("Qwen/Qwen3-8B-AWQ", engine="vllm")
+    assert (awq.model.repository, awq.quant) == ("Qwen/Qwen3-8B-AWQ", "awq")
+    assert plan("hf.co/qwen/qwen3-8b-awq", engine="vllm", quant="AWQ") == awq
+    assert plan("bartowski/Meta-Llama-3-8B-Instruct-GGUF").model.repository.endswith("-GGUF")
+    for engine, repository, better in (
+        ("llamacpp", "Qwen/Qwen3-8B-AWQ", "vllm"),
+        ("vllm", "bartowski/Meta-Llama-3-8B-Instruct-GGUF", "llamacpp"),
+        ("vllm", "Systran/faster-whisper-large-v3", "llamacpp"),
+        ("ollama", "Systran/faster-whisper-large-v3", "llamacpp"),
+    ):
+        with pytest.raises(UsageError, match=f"which {engine} does not read") as caught:
+            plan(repository, engine=engine)
+        assert f"use --engine {better}, or --model " in caught.value.hint
+    with pytest.raises(UsageError, match="holds awq weights, not 'fp8'"):
+        plan("Qwen/Qwen3-8B-AWQ", engine="vllm", quant="fp8")
+
+
+def test_ollama_fetches_the_repository_that_is_named() -> None:
+    """A repository of GGUF files is looked up for Ollama, not exchanged for the model of its library."""
+    seen: list[Reference] = []
+
+    def lookup(reference: Reference, _: EngineName) -> Model:
+        seen.append(reference)
+        return dataclasses.replace(
+            Catalog.load().find("llama3"),
+            alias=reference.name,
+            sources=Sources(ollama=f"hf.co/{reference.name}"),
+        )
+
+    request = DeployRequest(model="hf.co/bartowski/Meta-Llama-3-8B-Instruct-GGUF", engine="ollama")
+    made = make_plan(request, lookup=lookup)
+    assert made.model.repository == "hf.co/bartowski/Meta-Llama-3-8B-Instruct-GGUF:Q4_K_M"
+    assert [one.where for one in seen] == ["hub"]
 
 
 def test_flags_describe_a_model_nobody_knows() -> None:

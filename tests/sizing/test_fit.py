@@ -38,9 +38,17 @@ def test_the_sum_is_its_lines() -> None:
 
 def test_vllm_splits_by_heads() -> None:
     """40 heads go to 1, 2, 4 or 8 GPUs, 28 heads not to 8, 14 only to 2."""
-    assert counts_for(CATALOG.find("qwen2.5:14b"), "vllm") == (1, 2, 4, 8)
-    assert counts_for(CATALOG.find("qwen2.5"), "vllm") == (1, 2, 4)
-    assert counts_for(CATALOG.find("qwen2.5:0.5b"), "vllm") == (1, 2)
+    assert counts_for(CATALOG.find("qwen2.5:14b"), SAFETENSORS["bf16"], "vllm") == (1, 2, 4, 8)
+    assert counts_for(CATALOG.find("qwen2.5"), SAFETENSORS["bf16"], "vllm") == (1, 2, 4)
+    assert counts_for(CATALOG.find("qwen2.5:0.5b"), SAFETENSORS["bf16"], "vllm") == (1, 2)
+
+
+def test_no_block_of_fp8_is_cut() -> None:
+    """Experts of 1,536 rows in blocks of 128 (Qwen3 235B in its own fp8) go to 4 GPUs, DeepSeek's to 8 too."""
+    qwen, deepseek = CATALOG.find("qwen3:235b"), CATALOG.find("deepseek-r1:671b")
+    assert counts_for(qwen, SAFETENSORS["bf16"], "vllm") == (1, 2, 4, 8)
+    assert counts_for(qwen, SAFETENSORS["fp8"], "vllm") == (1, 2, 4)
+    assert counts_for(deepseek, SAFETENSORS["fp8"], "vllm") == (1, 2, 4, 8)
 
 
 @pytest.mark.parametrize(
