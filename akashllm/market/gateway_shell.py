@@ -92,10 +92,10 @@ class GatewaySession:
 
         Without stdin the gateway never reads, so it answers no ping.
         """
-        self.connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.connection.option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):
-                self.connection.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                self.connection.option(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def run(self, tell: Tell, stdin: bytes | None) -> int:
         """Feed it and tell its output at the same time: either alone could block the other."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -53,11 +53,12 @@ class WebSocket:
         """Why the other side closed it; None while it is open."""
         return self._connection.close_code
 
-    @property
-    def socket(self) -> socket.socket:
-        """For options only: reading and writing belong to the loop."""
-        own: socket.socket = self._connection.transport.get_extra_info("socket")
-        return own
+    def option(self, level: int, name: int, value: int) -> None:
+        """Set an option of the socket, unless the connection has ended already."""
+        own: socket.socket | None = self._connection.transport.get_extra_info("socket")
+        if own is not None:
+            with suppress(OSError):
+                own.setsockopt(level, name, value)
 
 
 class _Direct(connect):

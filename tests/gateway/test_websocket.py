@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from akashllm.errors import MarketError
 from akashllm.market.base import Lease
+from akashllm.market.gateway_shell import GatewaySession
 from akashllm.market.websocket import websocket
 
 from .conftest import PROVIDER, MakePlace
@@ -30,6 +32,20 @@ def test_connections_of_a_crowd_all_open_and_end_as_told(make_place: MakePlace) 
         assert set(crowd.map(ask, range(120))) == {
             f"the provider does not know this lease (provider {PROVIDER})"
         }
+
+
+def test_a_connection_that_has_ended_needs_no_watching(make_place: MakePlace) -> None:
+    """A peer that is gone before the system was asked to watch it is told as one that went later."""
+    place = make_place()
+    client = place.client()
+    uri = f"wss{place.gateway.host_uri.removeprefix('https')}/lease/1/1/1/logs"
+    headers = {"Authorization": f"Bearer {client.token(['logs'])}"}
+    unchecked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    with websocket(uri, ssl=unchecked, additional_headers=headers, proxy=None) as connection:
+        with pytest.raises(ConnectionClosedError):
+            list(connection)
+        GatewaySession(connection).watch()
 
 
 def test_a_redirect_takes_the_token_nowhere() -> None:
