@@ -44,7 +44,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("deploy", deploy.deploy),
     ("list", operate.list_),
     ("status", operate.status),
-    ("logs", operate.logs),
+    ("logs", inside.logs),
     ("events", inside.events),
     ("shell", inside.shell),
     ("url", operate.url),

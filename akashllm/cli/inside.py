@@ -1,20 +1,22 @@
-"""What happens at the provider: events of its cluster, and commands inside a container."""
+"""What happens where a deployment runs: its log, its cluster's events, and commands inside a container."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from akashllm.cli import options as opt
+from akashllm.cli.markets import market_of
 from akashllm.cli.operate import recorded
 from akashllm.cli.out import Interrupted, Out
 from akashllm.cli.terminal import Console, interactive, piped_in
 from akashllm.cli.text import safe
 from akashllm.errors import AkashllmError, MarketError, NoSuchDeployment, UsageError
-from akashllm.market.base import Lease, Market
+from akashllm.market.base import Lease, LogLine, Market
 from akashllm.market.console import ConsoleMarket
 from akashllm.market.gateway import Gateway
 from akashllm.market.shell import Shells
@@ -26,7 +28,8 @@ from akashllm.state import Deployment
 SHELL = "/bin/sh"
 _USUAL = "llm"
 
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen; Ctrl-C ends it.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it comes; Ctrl-C ends it.")]
+Tail = Annotated[int | None, typer.Option("--tail", "-n", metavar="LINES", min=0, help="Last lines only.")]
 Command = Annotated[
     list[str] | None,
     typer.Argument(metavar="[-- COMMAND...]", help=f"What to run, after two hyphens; else {SHELL}."),
@@ -39,9 +42,61 @@ Service = Annotated[
         help="Service of the SDL, where it has several.  [default: llm, or the only one]",
     ),
 ]
+OneService = Annotated[
+    str | None,
+    typer.Option("--service", metavar="SERVICE", help="One service of the SDL, where it has several."),
+]
 NoTty = Annotated[
     bool, typer.Option("--no-tty", help="Without a terminal inside, as where stdin or stdout is none.")
 ]
+
+
+def logs(
+    name: opt.Name,
+    *,
+    follow: Follow = False,
+    tail: Tail = None,
+    service: OneService = None,
+    json: opt.Json = False,
+) -> None:
+    """What a deployment's service wrote.
+
+    Of a closed deployment too, if it ran on this machine. Where there are several services, each line begins
+    with the container that wrote it.
+    """
+    if follow and json:
+        raise UsageError(
+            "a log that is followed is no single JSON document", hint="leave out --follow or --json"
+        )
+    out = Out(json=json)
+    with recorded() as (store, markets):
+        row = store.find(name, closed=True)
+        if row.dseq is None:
+            raise NoSuchDeployment(
+                f"{row.name} was never started: there is no log", hint=f"`akashllm status {row.name}` says why"
+            )
+        known = _services(row, service)
+        try:
+            lines = _lines(market_of(markets, row), row.dseq, follow=follow, tail=tail, service=service)
+            if json:
+                shown = [{"service": line.service, "text": line.text} for line in lines]
+                out.document({"name": row.name, "lines": shown})
+                return
+            several = service is None and len(known) > 1
+            for line in lines:
+                out.line(f"{line.service}  {line.text}" if several else line.text)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{row.name} goes on; only the view of its log has ended") from None
+
+
+def _lines(
+    market: Market, dseq: str, *, follow: bool, tail: int | None, service: str | None
+) -> Iterator[LogLine]:
+    """The log; on this machine there is only one service."""
+    if service is None or not isinstance(market, (ConsoleMarket, WalletMarket)):
+        return market.logs(dseq, follow=follow, tail=tail)
+    gateway, lease = market.gateway(dseq)
+    return gateway.logs(lease, follow=follow, tail=tail, service=service)
 
 
 def events(name: opt.Name, *, follow: Follow = False, json: opt.Json = False) -> None:
@@ -113,14 +168,20 @@ def _show(data: bytes, of_stderr: bool) -> None:
     stream.flush()
 
 
-def _service(row: Deployment, wanted: str | None) -> str:
-    """The service that is meant. Raises `UsageError` where that cannot be told."""
+def _services(row: Deployment, wanted: str | None) -> list[str]:
+    """The services of its SDL; none where that is not known. Raises `UsageError` if `wanted` is no such."""
     try:
         known = list(load(Path(row.sdl_path).read_text(encoding="utf-8")).services) if row.sdl_path else []
     except (OSError, AkashllmError):
         known = []
     if wanted is not None and known and wanted not in known:
         raise UsageError(f"{row.name} has no such service", hint=f"it has {', '.join(known)}")
+    return known
+
+
+def _service(row: Deployment, wanted: str | None) -> str:
+    """The service that is meant. Raises `UsageError` where that cannot be told."""
+    known = _services(row, wanted)
     if wanted is not None or _USUAL in known or not known:
         return wanted or _USUAL
     if len(known) > 1:

@@ -1,4 +1,4 @@
-"""What is done with a deployment once it is there: list, status, logs, url, close."""
+"""What is done with a deployment once it is there: list, status, url, close."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 
 from akashllm.cli import options as opt
 from akashllm.cli.markets import hang_up, market_of, markets_here
-from akashllm.cli.out import Interrupted, Out
+from akashllm.cli.out import Out
 from akashllm.cli.text import columns
-from akashllm.errors import MarketError, NoSuchDeployment, StateError, UsageError
+from akashllm.errors import MarketError, StateError
 from akashllm.market.base import Held, Limit, LimitsRuntime, Market
 from akashllm.market.closing import close as close_one
 from akashllm.market.closing import unordered
@@ -21,8 +21,6 @@ from akashllm.market.watching import IDLE
 from akashllm.state import Deployment, Home, Store
 
 All = Annotated[bool, typer.Option("--all", "-a", help="Closed deployments too.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it writes; Ctrl-C ends it.")]
-Tail = Annotated[int | None, typer.Option("--tail", "-n", metavar="LINES", min=0, help="Last lines only.")]
 
 
 @contextmanager
@@ -94,34 +92,6 @@ def status(name: opt.Name, *, json: opt.Json = False) -> None:
             ("smoke", f"{smoke.get('pass')} hold, {smoke.get('broken')} broken, {smoke.get('skipped')} skipped")
         )
     out.lines(columns(facts))
-
-
-def logs(name: opt.Name, *, follow: Follow = False, tail: Tail = None, json: opt.Json = False) -> None:
-    """What a deployment's service wrote.
-
-    Of a closed deployment too.
-    """
-    if follow and json:
-        raise UsageError(
-            "a log that is followed is no single JSON document", hint="leave out --follow or --json"
-        )
-    out = Out(json=json)
-    with recorded() as (store, markets):
-        row = store.find(name, closed=True)
-        if row.dseq is None:
-            raise NoSuchDeployment(
-                f"{row.name} was never started: there is no log", hint=f"`akashllm status {row.name}` says why"
-            )
-        try:
-            lines = market_of(markets, row).logs(row.dseq, follow=follow, tail=tail)
-            if json:
-                shown = [{"service": line.service, "text": line.text} for line in lines]
-                out.document({"name": row.name, "lines": shown})
-                return
-            for line in lines:
-                out.line(line.text)
-        except KeyboardInterrupt:
-            raise Interrupted(f"{row.name} goes on; only the view of its log has ended") from None
 
 
 def url(name: opt.Name, *, json: opt.Json = False) -> None:

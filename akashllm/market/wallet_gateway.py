@@ -47,9 +47,12 @@ class WalletGateway:
             hint="try again; the deployment stays as it is",
         )
 
-    def logs(self, lease: Lease, *, follow: bool = False, tail: int | None = None) -> Iterator[LogLine]:
-        """What the services wrote."""
-        for line in flowing(self.cli.pieces(self.grammar.logs(self._at(lease), follow=follow, tail=tail))):
+    def logs(
+        self, lease: Lease, *, follow: bool = False, tail: int | None = None, service: str | None = None
+    ) -> Iterator[LogLine]:
+        """What the services wrote, or one of them."""
+        asked = self.grammar.logs(self._at(lease), follow=follow, tail=tail, service=service)
+        for line in flowing(self.cli.pieces(asked)):
             yield LogLine(service=cleaned(str(line.get("name", ""))), text=str(line.get("message", "")))
 
     def events(self, lease: Lease, *, follow: bool = False) -> Iterator[LogLine]:

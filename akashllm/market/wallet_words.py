@@ -96,8 +96,8 @@ class Grammar(Protocol):
         """What the provider says of a lease."""
         ...
 
-    def logs(self, lease: LeaseAt, *, follow: bool, tail: int | None) -> list[str]:
-        """What the services wrote."""
+    def logs(self, lease: LeaseAt, *, follow: bool, tail: int | None, service: str | None = None) -> list[str]:
+        """What the services wrote, or one of them."""
         ...
 
     def events(self, lease: LeaseAt, *, follow: bool) -> list[str]:
@@ -178,9 +178,9 @@ class ProviderServices:
         """`lease-status`, which has no other output than JSON."""
         return ["lease-status", *_lease(lease)]
 
-    def logs(self, lease: LeaseAt, *, follow: bool, tail: int | None) -> list[str]:
+    def logs(self, lease: LeaseAt, *, follow: bool, tail: int | None, service: str | None = None) -> list[str]:
         """`lease-logs`."""
-        return ["lease-logs", *_lease(lease), *_JSON, *_followed(follow=follow, tail=tail)]
+        return ["lease-logs", *_lease(lease), *_JSON, *_followed(follow=follow, tail=tail), *_of(service)]
 
     def events(self, lease: LeaseAt, *, follow: bool) -> list[str]:
         """`lease-events`."""
@@ -256,9 +256,10 @@ class Akt:
         """`provider lease-status DSEQ`."""
         return ["provider", "lease-status", *_at(lease), *_JSON]
 
-    def logs(self, lease: LeaseAt, *, follow: bool, tail: int | None) -> list[str]:
+    def logs(self, lease: LeaseAt, *, follow: bool, tail: int | None, service: str | None = None) -> list[str]:
         """`provider lease-logs DSEQ`."""
-        return ["provider", "lease-logs", *_at(lease), *_JSON, *_followed(follow=follow, tail=tail)]
+        shown = [*_followed(follow=follow, tail=tail), *_of(service)]
+        return ["provider", "lease-logs", *_at(lease), *_JSON, *shown]
 
     def events(self, lease: LeaseAt, *, follow: bool) -> list[str]:
         """`provider lease-events DSEQ`."""
@@ -287,6 +288,10 @@ def _lease(lease: LeaseAt) -> list[str]:
 def _at(lease: LeaseAt) -> list[str]:
     numbers = ["--gseq", str(lease.gseq), "--oseq", str(lease.oseq)]
     return [lease.dseq, *numbers, "--provider", lease.provider, "--from", lease.key]
+
+
+def _of(service: str | None) -> list[str]:
+    return ["--service", service] if service else []
 
 
 def _followed(*, follow: bool, tail: int | None) -> list[str]:

@@ -133,14 +133,17 @@ class GatewayServer:
                 return
 
     def _logs(self, connection: WebSocket, dseq: str, leased: Leased, query: dict[str, str]) -> None:
+        def send(lines: Sequence[str]) -> None:
+            for service in leased.services(query.get("service", "")):
+                for line in lines:
+                    connection.send(json.dumps({"name": f"{service}-{dseq}-0", "message": line}))
+
         lines = list(leased.provider.runner.lines(dseq))
         sent = len(lines)
-        for line in lines[-int(query["tail"]) :] if query.get("tail") else lines:
-            connection.send(json.dumps({"name": f"llm-{dseq}-0", "message": line}))
+        send(lines[-int(query["tail"]) :] if query.get("tail") else lines)
         while query.get("follow") == "true" and leased.state == "active" and not self._ending.wait(_BEAT):
             lines = list(leased.provider.runner.lines(dseq))
-            for line in lines[sent:]:
-                connection.send(json.dumps({"name": f"llm-{dseq}-0", "message": line}))
+            send(lines[sent:])
             sent = max(sent, len(lines))
 
     def _kubeevents(self, connection: WebSocket, dseq: str, leased: Leased, query: dict[str, str]) -> None:
@@ -154,7 +157,7 @@ class GatewayServer:
     def _shell(self, connection: WebSocket, dseq: str, leased: Leased, query: dict[str, str]) -> None:
         del dseq
         service = query["service"]
-        if service not in services(leased):
+        if service not in leased.services():
             words = "remote command execute error: no such service exists with that name"
             connection.send(bytes([RESULT]) + json.dumps({"exit_code": 0, "message": words}).encode())
             return
@@ -171,12 +174,6 @@ class GatewayServer:
         deployed = self.world.deployments.get(dseq)
         leases = deployed.leases if deployed else []
         return next((one for one in leases if one.provider.address == self.provider), None)
-
-
-def services(leased: Leased) -> set[str]:
-    """What runs under a lease, by its manifest."""
-    groups = json.loads(leased.manifest or "[]")
-    return {service["name"] for group in groups for service in group["services"]}
 
 
 def _json(status: int, body: Any) -> Response:

@@ -48,6 +48,7 @@ class RemoteCommand:
     """One command of one connection. `sizes` are those its terminal was given, columns first."""
 
     def __init__(self, connection: WebSocket, query: Mapping[str, str]) -> None:
+        self.service = query["service"]
         self.sizes: list[tuple[int, int]] = []
         self.ended = threading.Event()
         self._connection = connection

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,14 @@ import pytest
 from akashllm.errors import ConnectionLost, ProviderFailed, UsageError
 from akashllm.market.gateway import Gateway
 from akashllm.market.shell import Ran
+from akashllm.plan import DeployRequest
+from akashllm.planning import make_plan
+from akashllm.render import render_sdl
+from akashllm.sdl import fill
 from akashllm.state import Home, Store
 from tests.screen import COMMAND, PATIENCE, Sit
 
-from .conftest import MakePlace, Place
+from .conftest import PROVIDER, MakePlace, Place
 
 
 @pytest.fixture
@@ -199,6 +205,54 @@ def test_a_service_is_chosen_where_there_are_several(place: Place, tmp_path: Pat
     assert (wrong.status, b"it has llm" in wrong.err) == (2, True)
     assert b"no such service" in shell(two).err
     assert len(place.gateway.commands) == 1
+
+
+@pytest.fixture
+def two(place: Place, tmp_path: Path) -> Place:
+    """The same provider; `there` is a model on two nodes, so it has the services `llm` and `worker`."""
+    plan = make_plan(DeployRequest(model="qwen3:8b", engine="vllm", name="there", nodes=2, gpu=("h100",)))
+    sdl = render_sdl(plan)
+    world = place.market.world
+    world.providers[0].gpu = "h100/80Gi"
+    deployed = world.create({"sdl": fill(sdl, dict.fromkeys(plan.secrets, "k" * 20))})
+    world.lease(deployed.dseq, PROVIDER, deployed.manifest)
+    path = tmp_path / "two.yaml"
+    path.write_text(sdl)
+    with Store(Home.find()) as store:
+        store.update(store.find("there").id, dseq=deployed.dseq, sdl_path=str(path))
+    return replace(place, dseq=deployed.dseq)
+
+
+def test_a_command_runs_in_the_service_that_was_named(two: Place) -> None:
+    """Of two services that run, `llm` is meant where none is named; the other one is reached by its name."""
+    assert piped("shell", "there", "--", "true").status == 0
+    assert piped("shell", "there", "--service", "worker", "--", "true").status == 0
+
+    assert [command.service for command in two.gateway.commands] == ["llm", "worker"]
+    wrong = piped("shell", "there", "--service", "head", "--", "true")
+    assert (wrong.status, b"it has llm, worker" in wrong.err) == (2, True)
+
+
+def test_who_has_several_services_and_no_usual_one_is_asked_which(two: Place, tmp_path: Path) -> None:
+    """No command runs in a service that was merely guessed."""
+    (tmp_path / "two.yaml").write_text(re.sub(r"\bllm\b", "main", (tmp_path / "two.yaml").read_text()))
+    said = piped("shell", "there", "--", "true")
+
+    assert (said.status, b"has several services" in said.err) == (2, True)
+    assert b"--service main or worker" in said.err
+    assert two.gateway.commands == []
+
+
+def test_the_logs_of_two_services_are_told_apart(two: Place) -> None:
+    """All lines, each with the container that wrote it; or those of one service, as they are."""
+    llm, worker = (f"{name}-{two.dseq}-0" for name in ("llm", "worker"))
+    both = piped("logs", "there", "--tail", "1").out.decode()
+    assert both == f"{llm}  three\n{worker}  three\n"
+    assert piped("logs", "there", "--service", "worker").out == b"one\ntwo\nthree\n"
+    told = json.loads(piped("logs", "there", "--service", "worker", "--tail", "1", "--json").out)
+    assert told["lines"] == [{"service": worker, "text": "three"}]
+    wrong = piped("logs", "there", "--service", "head")
+    assert (wrong.status, b"it has llm, worker" in wrong.err) == (2, True)
 
 
 @pytest.mark.parametrize("what", ["logs", "events"])

@@ -216,6 +216,8 @@ def test_logs_events_and_shell_go_through_the_command(place: Place, store: Store
         (f"llm-{dseq}-0", f"deployment {dseq} runs on paper")
     ]
     gateway, lease = market.gateway(dseq)
+    assert len(list(gateway.logs(lease, service="llm"))) == 1
+    assert list(gateway.logs(lease, service="worker")) == []
     assert [line.text for line in gateway.events(lease)] == ["Warning BackOff: Back-off pulling image"]
     told: list[tuple[bytes, bool]] = []
     assert gateway.run(lease, "llm", ["printf", "%s", "-a"], lambda *piece: told.append(piece)) == 0

@@ -87,6 +87,12 @@ class Leased:
     manifest: str | None = None
     hours: Decimal = Decimal(0)
 
+    def services(self, named: str = "") -> list[str]:
+        """What runs under it, by its manifest; of that what is named, with commas in between."""
+        groups = json.loads(self.manifest or "[]")
+        found = [service["name"] for group in groups for service in group["services"]]
+        return [name for name in found if not named or name in named.split(",")]
+
 
 @dataclass(kw_only=True)
 class Deployed:

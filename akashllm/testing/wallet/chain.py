@@ -159,7 +159,7 @@ class Chain:
         return printed(shown)
 
     def logs(self, said: Said) -> str:
-        """One object for each line."""
+        """One object for each line of each service."""
         self.signer(said)
         dseq = number(said)
         leased = self._running(dseq, said.flag("provider"))
@@ -167,7 +167,9 @@ class Chain:
         tail = int(said.flag("tail", "-1"))
         shown = lines if tail < 0 else lines[len(lines) - min(tail, len(lines)) :]
         return "".join(
-            printed({"name": f"llm-{dseq}-0", "message": line, "lease_id": {"dseq": dseq}}) for line in shown
+            printed({"name": f"{service}-{dseq}-0", "message": line, "lease_id": {"dseq": dseq}})
+            for service in leased.services(said.flag("service"))
+            for line in shown
         )
 
     def events(self, said: Said) -> str:
