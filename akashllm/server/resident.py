@@ -120,8 +120,10 @@ class Resident:
         self._failed_at: float | None = None
         self._open = asyncio.Event()
         self._open.set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.users = 0
+        """Requests in flight, and those that wait until it has made room for another model."""
+        self._unused = asyncio.Event()
+        self._unused.set()
         self._closed = False
         engine.watch(self._watch)
 
@@ -168,25 +170,31 @@ class Resident:
     @contextlib.asynccontextmanager
     async def _in_flight(self) -> AsyncIterator[None]:
         """Count as a request, once the model is not on its way out."""
-        if not self._open.is_set():
-            try:
-                async with asyncio.timeout(self.settings.load_timeout):
-                    await self._open.wait()
-            except TimeoutError:
-                raise Busy(
-                    "the model is making room for another one", code="model_loading", retry_after=_RETRY
-                ) from None
-        if self._closed:
-            raise Busy("the model has just been replaced: ask again", code="model_loading", retry_after=1)
-        self._idle.clear()
-        self.used = next(_uses)
+        self.users += 1
+        self._unused.clear()
         try:
+            if not self._open.is_set():
+                await self._let_in()
+            if self._closed:
+                raise Busy("the model has just been replaced: ask again", code="model_loading", retry_after=1)
+            self.used = next(_uses)
             with self._residence, self.metrics.working():
                 yield
         finally:
+            self.users -= 1
+            if not self.users:
+                self._unused.set()
             if not self.busy:
-                self._idle.set()
                 self._room.changed()
+
+    async def _let_in(self) -> None:
+        try:
+            async with asyncio.timeout(self.settings.load_timeout):
+                await self._open.wait()
+        except TimeoutError:
+            raise Busy(
+                "the model is making room for another one", code="model_loading", retry_after=_RETRY
+            ) from None
 
     async def _ready(self) -> int:
         if self.loaded() and not self._switch.locked():
@@ -306,8 +314,15 @@ class Resident:
             task.add_done_callback(self._aside.discard)
 
     async def unload(self) -> None:
-        """Give the model's memory back, as soon as no request uses it; a pinned one stays."""
-        if not self.pinned and not self._residence.leave_when_idle():
+        """Give the model's memory back, as soon as no request uses it; a pinned one stays.
+
+        One whose weights are still coming is not waited for: they come, and nothing is loaded.
+        """
+        if self.pinned or self._residence.leave_when_idle():
+            return
+        if isinstance(self.engine, Fetching) and self.engine.fetching:
+            self._wanted = False
+        else:
             await self._unload_now()
 
     async def _unload_now(self) -> None:
@@ -357,8 +372,8 @@ class Resident:
 
     async def retire(self) -> None:
         """Close once nobody uses it: another model has its name now, or none."""
-        while self.busy:
-            await self._idle.wait()
+        while self.users:
+            await self._unused.wait()
         await self.close()
 
     # --- requests ----------------------------------------------------------------------------------

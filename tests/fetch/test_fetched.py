@@ -17,6 +17,7 @@ from akashllm.server.models.weights import Told
 from akashllm.server.resident import Resident
 from akashllm.server.settings import Settings
 from akashllm.testing.engine import ScriptedEngine
+from tests.service.support import until
 
 GIB = 1 << 30
 
@@ -316,4 +317,25 @@ async def test_health_is_not_green_between_weights_and_model(tmp_path: Path) -> 
 
     assert [ready for _, ready in seen] == [False] * (len(seen) - 1) + [True]
     assert {state for state, _ in seen} == {"starting", "loading", "ready"}
+    await resident.close()
+
+
+async def test_unloading_does_not_wait_for_a_download(tmp_path: Path) -> None:
+    """It is over at once although the weights may take hours; they go on coming, and wait for a request."""
+    weights = Coming(tmp_path)
+    inner = ScriptedEngine()
+    fetched, _, _ = engine(weights, inner)
+    resident = Resident("m", fetched, Settings(), metrics=Metrics())
+    resident.start()
+    await weights.began.wait()
+
+    async with asyncio.timeout(5):
+        await resident.unload()
+    assert fetched.fetching
+    weights.go.set()
+    await until(lambda: resident.health.state == "unloaded")
+
+    assert (inner.loads, resident.health.state) == (0, "unloaded")
+    await resident.ready()
+    assert inner.loads == 1
     await resident.close()

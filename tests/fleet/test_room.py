@@ -272,6 +272,28 @@ async def test_a_model_that_was_made_anew_is_loaded_anew() -> None:
         assert {resident.digest for resident in found.residents() if resident.digest} == {"2" * 64}
 
 
+async def test_who_waits_at_the_door_is_answered_by_the_model_that_was_asked() -> None:
+    """A request that lets another model go first is not sent away because its own is made anew meanwhile."""
+    gate = asyncio.Event()
+    shelf = Shelf({"slow": Reply("slow", gate=gate)})
+    shelf.put("a", key="one")
+    shelf.put("b")
+    async with fleet(shelf, budget=10) as found:
+        first = asyncio.create_task(ask(found, "a", "slow"))
+        await until(lambda: "a" in shelf.engines and shelf.engine("a").requests)
+        other = asyncio.create_task(ask(found, "b"))
+        await until(lambda: len(found.residents()) == 3 and found.residents()[2].busy)
+        late = asyncio.create_task(ask(found, "a", "late"))
+        await until(lambda: found.residents()[1].users == 2)
+        old = shelf.engine("a")
+        shelf.put("a", key="two")
+        assert (await found.resident("a")).engine is not old
+        gate.set()
+        assert await asyncio.gather(first, other, late) == ["slow", "echo: x", "echo: late"]
+        assert len(old.requests) == 2
+        await until(lambda: old.closed)
+
+
 async def test_a_deleted_model_is_gone() -> None:
     """Once a model is deleted its name is not found, and what was in memory for it leaves."""
     shelf = Shelf()
