@@ -289,7 +289,7 @@ async def test_who_waits_at_the_door_is_answered_by_the_model_that_was_asked() -
         shelf.put("a", key="two")
         assert (await found.resident("a")).engine is not old
         gate.set()
-        assert await asyncio.gather(first, other, late) == ["slow", "echo: x", "echo: late"]
+        assert [*await asyncio.gather(first, other, late)] == ["slow", "echo: x", "echo: late"]
         assert len(old.requests) == 2
         await until(lambda: old.closed)
 
