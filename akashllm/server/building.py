@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from akashllm.server.library import Measured, Offer
 from akashllm.server.models.footprint import footprint
 from akashllm.server.models.weights import Weights
 from akashllm.server.settings import Settings
+
+_BY_DIGEST = re.compile(r"sha256-[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +129,9 @@ class Builder:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """What tells one content of a path from another."""
+    """What tells one content of a path from another. The store touches files that a model names."""
     try:
         found = path.stat()
     except OSError:
         return (0, 0)
-    return (found.st_mtime_ns, found.st_size)
+    return (found.st_ino if _BY_DIGEST.fullmatch(path.name) else found.st_mtime_ns, found.st_size)
