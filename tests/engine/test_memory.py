@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from akashllm.server.engines.blame import ORDER
 from akashllm.server.engines.llamacpp import memory
-from akashllm.server.engines.llamacpp.memory import choose_threads, plan_cache, usable_threads
+from akashllm.server.engines.llamacpp.memory import choose_threads, fault_of, plan_cache, usable_threads
 
 GIB = 1024**3
 
@@ -39,6 +40,20 @@ def test_refusal_gives_the_sum() -> None:
     """Where not one context fits, the reason names each part."""
     with pytest.raises(MemoryError, match=r"1\.00 GiB for weights, 8\.00 GiB for a context of 65536 tokens"):
         plan(context=65536)
+
+
+@pytest.mark.parametrize(("group", "machine", "whose"), [(1, 64, ORDER), (64, 1, ""), (64, 64, "")])
+def test_whose_the_want_of_memory_is(
+    monkeypatch: pytest.MonkeyPatch, group: int, machine: int, whose: str
+) -> None:
+    """A control group is as large as it was ordered anywhere; a machine that others fill is one of many."""
+    monkeypatch.setattr(memory, "_left_in_group", lambda: group * GIB)
+    monkeypatch.setattr(memory, "_left_on_machine", lambda: machine * GIB)
+    with pytest.raises(MemoryError) as caught:
+        plan(context=1 << 20)
+
+    assert fault_of(caught.value) == whose
+    assert fault_of(MemoryError("of another make")) == ""
 
 
 def test_a_wish_is_bounded() -> None:

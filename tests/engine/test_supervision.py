@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from akashllm.server.domain import Delta, Embedding
 from akashllm.server.engine import Engine, State
 from akashllm.server.engines import supervisor
 from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
+from akashllm.server.health import Health
 from tests.engine.ask import run, say, stream, until
 from tests.engine.conftest import running
 
@@ -162,6 +164,10 @@ async def test_a_file_that_is_no_model(tmp_path: Path, content: bytes) -> None:
     assert "failed to load model" not in caught.value.message
     assert str(tmp_path) not in caught.value.message
     assert (engine.state, engine.stats().restarts, engine.pid) == ("failed", 0, None)
+    assert Health(engine).public("broken")["fault"] == "order"
+    shutil.copyfile(TINY, path)
+    await engine.load()
+    assert "fault" not in Health(engine).public("broken")
     await engine.close()
 
 
@@ -229,14 +235,8 @@ async def test_a_talkative_child() -> None:
     lines = asyncio.StreamReader()
     lines.feed_data(b"x" * 1_000_000 + b"\n" + b"\xff\xfe\n" * 1000 + b"last")
     lines.feed_eof()
-    engine = LlamaCppEngine(TINY, name="tiny:latest")
-
-    class Process:
-        stdout = lines
-
-    await engine._supervisor._pump(Process())  # type: ignore[arg-type]
-    assert len(engine.log_lines) == supervisor.LOG_LINES
-    assert engine.log_lines[-1] == "last"
-    assert all(len(line) <= supervisor.LOG_WIDTH for line in engine.log_lines)
-    with contextlib.suppress(EngineFailed):
-        await engine.close()
+    kept: deque[str] = deque(maxlen=supervisor.LOG_LINES)
+    await supervisor.pump(lines, kept)
+    assert len(kept) == supervisor.LOG_LINES
+    assert kept[-1] == "last"
+    assert all(len(line) <= supervisor.LOG_WIDTH for line in kept)

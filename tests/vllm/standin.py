@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ def main() -> None:
         assert isinstance(order, Load)
         does = Options.unpack(order.options).extra
         if "refuse" in does:
-            send(Refused(reason=does["refuse"]))
+            send(Refused(reason=does["refuse"], fault=does.get("whose", "")))
             return
         known: dict[str, Any] = {"environment": dict(os.environ), "path": sys.path, "python": sys.executable}
         known["options"] = order.options
@@ -48,6 +49,11 @@ def _answer(send: Any, key: int, does: dict[str, Any]) -> None:
         send(Step(answers=[Answer(key, Delta(text="half an", tokens=2))]))
         sys.stdout.write("vLLM's engine core died\n")
         sys.stdout.flush()
+        os._exit(1)
+    if first and does["fault"] == "heir":
+        # What it started still holds its output.
+        heir = subprocess.Popen(["sleep", "60"])
+        Path(does["mark"]).write_text(str(heir.pid))
         os._exit(1)
     if first and does["fault"] == "hang":
         send(Beat(stats=EngineStats(), age=1e6, tokens=3))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +47,15 @@ async def test_what_the_child_read_is_not_read_again(tmp_path: Path) -> None:
     assert [call.name for call in reply.calls] == ["get_weather"]
 
 
-async def test_a_refusal_is_the_reason(tmp_path: Path) -> None:
-    """What the child says it cannot run is said to the client, and is not tried again."""
-    engine = standin(tmp_path, refuse="the driver is 570.1 and this vLLM needs 580 or newer")
+@pytest.mark.parametrize("whose", ["", "order"])
+async def test_a_refusal_is_the_reason(tmp_path: Path, whose: str) -> None:
+    """What the child says it cannot run is said to the client, with whose fault it is, and not tried again."""
+    engine = standin(tmp_path, refuse="the driver is 570.1 and this vLLM needs 580 or newer", whose=whose)
     with pytest.raises(EngineFailed, match=r"the driver is 570\.1"):
         await engine.load()
     assert engine.state == "failed"
     assert engine.stats().restarts == 0
+    assert engine.fault == whose
     await engine.close()
 
 
@@ -66,6 +71,20 @@ async def test_a_child_that_fails_is_replaced(tmp_path: Path, fault: str) -> Non
         assert engine.stats().restarts == 1
     finally:
         await engine.close()
+
+
+async def test_a_child_whose_heirs_stay_is_replaced(tmp_path: Path) -> None:
+    """A death is seen at once, even where a process that the child started lives on and holds its output."""
+    mark = tmp_path / "once"
+    engine = standin(tmp_path, mark=str(mark), fault="heir")
+    try:
+        async with asyncio.timeout(30):
+            with pytest.raises(EngineDied, match="status 1"):
+                await run(engine, say("Hello"))
+            assert (await run(engine, say("Hello"))).calls
+    finally:
+        await engine.close()
+        os.kill(int(mark.read_text()), signal.SIGKILL)
 
 
 async def test_the_child_has_its_own_path_and_none_of_our_secrets(

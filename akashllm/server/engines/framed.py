@@ -209,6 +209,11 @@ class FramedEngine:
         return self._supervisor.reason
 
     @property
+    def fault(self) -> str:
+        """Whose a failure is, where that is certain: `order`."""
+        return self._supervisor.fault
+
+    @property
     def info(self) -> ModelInfo:
         """The model."""
         return self._info
@@ -232,7 +237,7 @@ class FramedEngine:
         if self.state == "ready":
             return
         if self.state in {"unloaded", "failed"}:
-            self._supervisor.start()
+            await self._supervisor.start()
         if await self._supervisor.settled() != "ready":
             raise self._failure()
 
@@ -404,7 +409,7 @@ class FramedEngine:
             try:
                 reply = await future
             except EngineDied:
-                if attempt == 2:
+                if attempt == 2 or self.state in {"unloaded", "failed"}:
                     raise
                 continue
             finally:

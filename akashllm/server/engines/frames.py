@@ -132,10 +132,11 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     info: ModelInfo
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
-    """The model cannot be loaded, and trying again would not help."""
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", omit_defaults=True):
+    """The model cannot be loaded, and trying again would not help. `fault`: whose that is (`blame`)."""
 
     reason: str
+    fault: str = ""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True, tag="fault", omit_defaults=True):

@@ -43,6 +43,8 @@ PER_TOKEN = 0.25
 """Seconds a token of a step may take before the step counts as hung: a long prompt on a slow machine is not."""
 
 _POLITE = 3.0
+_LAST_WORDS = 1.0
+"""Seconds for what a child that ended has written; whoever else holds its output is not waited for."""
 
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON\w*|VIRTUAL_ENV|XDG_\w+|SSL_\w+"
@@ -131,8 +133,11 @@ class Supervisor:
         self._connection: Connection | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._changed = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._stopping = False
         self._refused = ""
+        self.fault = ""
+        """Whose the child's refusal is, where that is certain (`blame.ORDER`)."""
         self._heard = 0.0
         self._spoke = False
         self._became_ready: float | None = None
@@ -153,13 +158,18 @@ class Supervisor:
         """Have `watcher` called on every change."""
         self._watchers.append(watcher)
 
-    def start(self) -> None:
-        """See to it that there is a child, or soon will be."""
-        if self._task is None or self._task.done():
-            self._stopping = False
-            self._refused = ""
-            self._set("starting", "starting the engine")
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"supervise {self._module}")
+    async def start(self) -> None:
+        """See to it that there is a child, or soon will be. One that is leaving leaves first."""
+        async with self._turn:
+            if self._stopping:
+                await self._end()
+            if self._task is None or self._task.done():
+                self._stopping = False
+                self._refused = ""
+                self._set("starting", "starting the engine")
+                self._task = asyncio.get_running_loop().create_task(
+                    self._run(), name=f"supervise {self._module}"
+                )
 
     async def settled(self) -> State:
         """Wait until the model is loaded, or will not be."""
@@ -169,24 +179,28 @@ class Supervisor:
         return self.state
 
     async def stop(self) -> None:
-        """End the child and leave none behind."""
-        self._stopping = True
-        task = self._task
-        if task is None:
+        """End the child and leave none behind. Nothing is sent to it any more, and nothing heard of it."""
+        async with self._turn:
+            self._stopping = True
             self._set("unloaded", "")
+            self._listener.gone("the engine was stopped")
+            await self._end()
+
+    async def _end(self) -> None:
+        task, process = self._task, self._process
+        if task is None:
             return
-        self.send(Shutdown())
-        process = self._process
-        if process is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(process.wait()), _POLITE)
+        try:
+            if process is None:
+                task.cancel()
+            else:
+                self.send(Shutdown())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(process.wait()), _POLITE)
+        finally:
             self._kill()
-        else:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
         self._task = None
-        self._set("unloaded", "")
 
     def send(self, order: Order) -> None:
         """Send an order to the child, if there is one."""
@@ -201,7 +215,6 @@ class Supervisor:
         while True:
             words = await self._live()
             if self._stopping:
-                self._listener.gone("the engine was stopped")
                 return
             if self._refused:
                 self._listener.gone(self._refused)
@@ -223,41 +236,51 @@ class Supervisor:
     async def _live(self) -> str:
         """Start a child and stay until it ends; how it ended."""
         ours, theirs = socket.socketpair()
+        # A pipe of our own: asyncio's would keep the end of a child from us while an heir of it holds the output.
+        reading, writing = os.pipe()
         self._cause = ""
         self._became_ready = None
         self._spoke = False
         self._heard = monotonic()
-        try:
-            ours.setblocking(False)
-            loop = asyncio.get_running_loop()
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    self._python,
-                    "-m",
-                    self._module,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(),),
-                    env=child_environment(os.environ) | self._environment,
-                )
-        except BaseException:
-            ours.close()
-            raise
+        with contextlib.ExitStack() as until_started:
+            until_started.callback(os.close, reading)
+            until_started.callback(ours.close)
+            try:
+                with theirs:
+                    process = await self._spawn(theirs, writing)
+            except OSError as error:
+                words = f"its process could not be started ({error.strerror})"
+                if isinstance(error, FileNotFoundError | PermissionError):
+                    self._refused = words
+                return words
+            finally:
+                os.close(writing)
+            until_started.pop_all()
+        return await self._attend(process, ours, reading)
+
+    async def _attend(self, process: asyncio.subprocess.Process, ours: socket.socket, reading: int) -> str:
+        """Stay with a child until it ends; how it ended."""
         self._process = process
+        loop = asyncio.get_running_loop()
+        ours.setblocking(False)
         _, connection = await loop.create_unix_connection(
             lambda: Connection(self._heard_from, self._broken), sock=ours
         )
         self._connection = connection
+        output = asyncio.StreamReader()
+        pipe, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(reading, "rb", 0)
+        )
         watchdog = loop.create_task(self._guard(), name="engine watchdog")
+        pumping = loop.create_task(pump(output, self.lines), name="engine output")
         try:
             self.send(self._order)
-            await self._pump(process)
             code = await process.wait()
+            await asyncio.wait([pumping], timeout=_LAST_WORDS)
         finally:
             watchdog.cancel()
+            pumping.cancel()
+            pipe.close()
             self._connection = None
             if connection.transport is not None:
                 connection.transport.close()
@@ -267,10 +290,19 @@ class Supervisor:
             self._process = None
         return describe_end(code, self._cause, self.lines)
 
-    async def _pump(self, process: asyncio.subprocess.Process) -> None:
-        """Keep the last lines of what the child writes."""
-        if process.stdout is not None:
-            await pump(process.stdout, self.lines)
+    async def _spawn(self, theirs: socket.socket, writing: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            self._python,
+            "-m",
+            self._module,
+            str(theirs.fileno()),
+            str(os.getpid()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=writing,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=(theirs.fileno(),),
+            env=child_environment(os.environ) | self._environment,
+        )
 
     async def _guard(self) -> None:
         """Kill a child that says nothing. A loop of ours that stood still itself is no proof against it."""
@@ -296,6 +328,8 @@ class Supervisor:
                 process.send_signal(signal.SIGKILL)
 
     def _heard_from(self, report: Report) -> None:
+        if self._stopping:
+            return
         self._heard = monotonic()
         self._spoke = True
         match report:
@@ -307,7 +341,7 @@ class Supervisor:
                 self._set("ready", "", 100.0)
                 self._listener.ready()
             case Refused():
-                self._refused = report.reason
+                self._refused, self.fault = report.reason, report.fault
             case Beat():
                 if report.age > self._watchdog + PER_TOKEN * report.tokens:
                     self._broken(f"a step of {report.tokens} tokens did not end in {report.age:.0f} seconds")

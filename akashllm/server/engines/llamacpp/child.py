@@ -19,6 +19,7 @@ from time import perf_counter
 from akashllm.errors import EngineFailed, ServiceError
 from akashllm.server.domain import ChatPrompt, Done, EngineStats, Generation, InfillPrompt, Sampling, TextPrompt
 from akashllm.server.engines import frames
+from akashllm.server.engines.blame import blame
 from akashllm.server.engines.frames import (
     Answer,
     Beat,
@@ -92,7 +93,7 @@ class Child:
         try:
             model = self._load(order)
         except ModelRefused as refusal:
-            self._send(Refused(reason=str(refusal)))
+            self._send(Refused(reason=str(refusal), fault=refusal.fault))
             return
         self._decode()
         del model
@@ -123,7 +124,7 @@ class Child:
         try:
             return Preparer(model, template)
         except EngineFailed as error:
-            raise ModelRefused(error.message) from error
+            raise ModelRefused(error.message, fault=blame(error.message)) from error
 
     def _warm_up(self, scheduler: Scheduler) -> None:
         """One real token, so that ready means ready."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from akashllm.server.engines.blame import ORDER
+
 SMALL_MODEL = 64 * 1024 * 1024
 """Bytes. Below this a step is so short that a second thread waits for the first more than it helps."""
 
@@ -13,15 +15,38 @@ DEFAULT_CONTEXT = 8192
 
 MIN_CONTEXT = 16
 
+_ENDLESS = 1 << 62
 _RESERVE = 128 * 1024 * 1024
 _SHARE = 0.7
 """Of the memory that is left, what a cache may take: others live here too."""
 
 
+class NoRoom(MemoryError):
+    """A model does not fit. `ordered`: into the control group, which is as large on any machine."""
+
+    def __init__(self, message: str, *, ordered: bool) -> None:
+        super().__init__(message)
+        self.ordered = ordered
+
+
+def fault_of(error: MemoryError) -> str:
+    """Whose the want of memory is (`blame`)."""
+    return ORDER if isinstance(error, NoRoom) and error.ordered else ""
+
+
 def available_memory() -> int:
     """Bytes this process may still take: the smaller of what the machine and the control group have left."""
+    return min(_left_on_machine(), _left_in_group())
+
+
+def _left_on_machine() -> int:
     lines = _read("/proc/meminfo").splitlines()
     free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min(free, default=_ENDLESS)
+
+
+def _left_in_group() -> int:
+    free = []
     for limit, usage in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -29,7 +54,7 @@ def available_memory() -> int:
         most, now = _read(limit).strip(), _read(usage).strip()
         if most.isdigit() and now.isdigit():
             free.append(max(0, int(most) - int(now)))
-    return min(free, default=1 << 62)
+    return min(free, default=_ENDLESS)
 
 
 def usable_threads() -> int:
@@ -82,7 +107,7 @@ def plan_cache(*, weights: int, per_token: int, context: int, slots: int, wanted
         f"the model needs {needs} and {_gib(_RESERVE)} to work in, and {_gib(available_memory())} are free: "
         "lower the context or take a smaller quantisation"
     )
-    raise MemoryError(message)
+    raise NoRoom(message, ordered=_left_in_group() < _left_on_machine())
 
 
 def _gib(size: int) -> str:

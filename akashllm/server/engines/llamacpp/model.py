@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import llama_cpp.llama_cpp as api
 
 from akashllm.server.domain import Capability, ModelInfo
+from akashllm.server.engines.blame import ORDER, blame
 from akashllm.server.engines.frames import Load
 from akashllm.server.engines.llamacpp.adapters import AdapterRefused, Adapters
 from akashllm.server.engines.llamacpp.context import Context
-from akashllm.server.engines.llamacpp.memory import choose_context, choose_threads, plan_cache
+from akashllm.server.engines.llamacpp.memory import choose_context, choose_threads, fault_of, plan_cache
 from akashllm.server.engines.llamacpp.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -37,7 +38,11 @@ _ECHO = re.compile(r"failed to load model(?: from .*)?\Z")
 
 
 class ModelRefused(Exception):
-    """The model cannot be served; the message says why."""
+    """The model cannot be served; the message says why, and `fault` whose that is (`blame`)."""
+
+    def __init__(self, message: str, *, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class Log:
@@ -70,7 +75,7 @@ class Model:
         path = Path(order.model)
         if not path.is_file():
             message = f"there is no model file {path.name}"
-            raise ModelRefused(message)
+            raise ModelRefused(message, fault=ORDER)
         self.raw = self._load(path, order, progress)
         self.vocabulary = Vocabulary(self.raw)
         self.metadata = _metadata(self.raw)
@@ -87,7 +92,7 @@ class Model:
             message = (
                 f"models of the architecture {self.architecture} do not generate token by token: not supported"
             )
-            raise ModelRefused(message)
+            raise ModelRefused(message, fault=ORDER)
         self.weights = weights = int(api.llama_model_size(self.raw))
         self.threads = choose_threads(order.threads, weights)
         self.on_gpu = on_gpu = bool(api.llama_supports_gpu_offload()) and order.gpu_layers != 0
@@ -118,12 +123,12 @@ class Model:
                 threads=self.threads,
             )
         except MemoryError as error:
-            raise ModelRefused(str(error) + self._because()) from error
+            raise ModelRefused(str(error) + self._because(), fault=fault_of(error)) from error
         try:
             self.adapters = Adapters(self.raw, [Path(path) for path in order.adapters], self._because)
             self.adapters.apply(self.context.raw)
         except AdapterRefused as error:
-            raise ModelRefused(str(error)) from error
+            raise ModelRefused(str(error), fault=blame(str(error))) from error
         self.template = self._template()
         if self.template:
             # The whole of it: the general way to read metadata cuts long values.
@@ -153,11 +158,11 @@ class Model:
                 on_gpu=order.gpu_layers != 0,
             )
         except MemoryError as error:
-            raise ModelRefused(str(error)) from error
+            raise ModelRefused(str(error), fault=fault_of(error)) from error
         raw = api.llama_model_load_from_file(str(path).encode(), params)
         if not raw:
             message = f"llama.cpp cannot load {path.name}" + self._because()
-            raise ModelRefused(message)
+            raise ModelRefused(message, fault=blame(self._log.last_error))
         loaded: ctypes.c_void_p = raw
         return loaded
 
@@ -165,12 +170,12 @@ class Model:
         path = Path(projector)
         if not path.is_file():
             message = f"there is no projector {path.name}"
-            raise ModelRefused(message)
+            raise ModelRefused(message, fault=ORDER)
         try:
             from akashllm.server.engines.llamacpp.sight import Sight
         except (ImportError, OSError, RuntimeError) as error:
             message = "this llama-cpp-python was built without libmtmd, which reads images"
-            raise ModelRefused(message) from error
+            raise ModelRefused(message, fault=ORDER) from error
         try:
             return Sight(
                 path,
@@ -183,7 +188,7 @@ class Model:
                 log=self._log.callback,
             )
         except ValueError as error:
-            raise ModelRefused(str(error) + self._because()) from error
+            raise ModelRefused(str(error) + self._because(), fault=blame(self._log.last_error)) from error
 
     def _because(self) -> str:
         return f": {self._log.last_error}" if self._log.last_error else ""

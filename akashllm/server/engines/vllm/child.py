@@ -25,6 +25,7 @@ from akashllm.errors import BadRequest, ServiceError
 from akashllm.server.domain import EngineStats, Heard, Segment
 from akashllm.server.domain import Event as Told
 from akashllm.server.engines import frames
+from akashllm.server.engines.blame import blame
 from akashllm.server.engines.frames import (
     Answer,
     Beat,
@@ -90,14 +91,14 @@ class Child:
         try:
             status = asyncio.run(self._serve(order))
         except Refusal as refusal:
-            self._send(Refused(reason=str(refusal)))
+            self._send(Refused(reason=str(refusal), fault=refusal.fault))
             return 0
         except Exception as error:  # noqa: BLE001 - vLLM's core has told the cause before, on its own output
             sys.stderr.flush()
             traceback.print_exc()
             reason = overheard.cause() or f"{type(error).__name__}: {error}"
             if overheard.final():
-                self._send(Refused(reason=f"vLLM could not start: {reason}"))
+                self._send(Refused(reason=f"vLLM could not start: {reason}", fault=blame(reason)))
                 return 0
             overheard.say(f"vLLM could not start: {reason}")
             return 1

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from akashllm.server.engines.blame import ORDER
 from akashllm.server.engines.vllm.options import Options
 
 MIB = 1 << 20
@@ -41,7 +42,11 @@ _SHM = "/dev/shm"  # noqa: S108 - it is what is measured
 
 
 class Unfit(Exception):
-    """The machine cannot run this; the message says what is missing and what to do."""
+    """The machine cannot run this: what is missing and what to do. `fault`: whose that is (`blame`)."""
+
+    def __init__(self, message: str, *, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,8 @@ def check(options: Options, weights: int, machine: Machine | None = None) -> int
     if options.gpus > 1 and shared < SHARED:
         raise Unfit(
             f"there are {shared // MIB} MiB in {_SHM}, through which {options.gpus} GPUs talk to each other: "
-            "give it 1 GiB or more (shm in the SDL, --shm-size for docker run)"
+            "give it 1 GiB or more (shm in the SDL, --shm-size for docker run)",
+            fault=ORDER,
         )
     return planned
 

@@ -14,6 +14,7 @@ import msgspec
 
 from akashllm.errors import AkashllmError
 from akashllm.server.domain import Capability, ModelInfo
+from akashllm.server.engines.blame import ORDER, blame
 from akashllm.server.engines.frames import Load
 from akashllm.server.engines.prompts import MAX_LOGPROBS
 from akashllm.server.engines.vllm import facts
@@ -35,7 +36,11 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class Refusal(Exception):
-    """The engine cannot be started like this, and trying again would not help."""
+    """It cannot be started like this, and trying again would not help. `fault`: whose that is (`blame`)."""
+
+    def __init__(self, message: str, *, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 def prepare_environment() -> None:
@@ -49,7 +54,7 @@ def check_machine(order: Load, options: Options) -> int:
     try:
         return facts.check(options, weights(Path(order.model)))
     except facts.Unfit as unfit:
-        raise Refusal(str(unfit)) from unfit
+        raise Refusal(str(unfit), fault=unfit.fault) from unfit
 
 
 def start(order: Load, options: Options) -> Any:
@@ -68,7 +73,7 @@ def start(order: Load, options: Options) -> Any:
     try:
         config = AsyncEngineArgs(**wanted).create_engine_config()
     except (ValueError, TypeError, OSError, NotImplementedError, ImportError) as error:
-        raise Refusal(f"vLLM refuses these settings: {_first(error)}") from error
+        raise Refusal(f"vLLM refuses these settings: {_first(error)}", fault=blame(_first(error))) from error
     made: list[Counts] = []
 
     def counts(vllm_config: Any, engine_index: int = 0) -> Counts:
@@ -83,9 +88,11 @@ def arguments(order: Load, options: Options, known: Iterable[str]) -> dict[str, 
     """The engine arguments of an order. `known` are the names vLLM has. Raises `Refusal`."""
     known = frozenset(known)
     if unknown := sorted(options.extra.keys() - known):
-        raise Refusal(f"vLLM has no engine argument named {', '.join(unknown)}")
+        raise Refusal(f"vLLM has no engine argument named {', '.join(unknown)}", fault=ORDER)
     if options.extra.get("trust_remote_code"):
-        raise Refusal("code out of a model's repository is never run here: leave trust_remote_code out")
+        raise Refusal(
+            "code out of a model's repository is never run here: leave trust_remote_code out", fault=ORDER
+        )
     wanted: dict[str, Any] = {
         "model": order.model,
         "served_model_name": order.name,
@@ -173,10 +180,10 @@ def _rank(folders: Iterable[Path]) -> int:
             rank = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
             largest = max(largest, int(rank))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Refusal(f"there is no LoRA adapter in {folder}: {_first(error)}") from error
+            raise Refusal(f"there is no LoRA adapter in {folder}: {_first(error)}", fault=ORDER) from error
     found = next((rank for rank in _RANKS if rank >= largest), None)
     if found is None:
-        raise Refusal(f"a LoRA adapter has rank {largest}: vLLM takes up to {_RANKS[-1]}")
+        raise Refusal(f"a LoRA adapter has rank {largest}: vLLM takes up to {_RANKS[-1]}", fault=ORDER)
     return found
 
 

@@ -24,6 +24,7 @@ from vllm import SamplingParams
 
 from akashllm.errors import BadRequest, Unsupported
 from akashllm.server.domain import EngineStats, Event, Generation, Heard, Segment, Transcription
+from akashllm.server.engines.blame import ORDER
 from akashllm.server.engines.frames import Detokenize, Embed, Load, Reply, Tokenize, Transcribed
 from akashllm.server.engines.sound import RATE, samples
 from akashllm.server.engines.vllm import launch
@@ -77,7 +78,9 @@ class Listening:
             self._before = special["<|startofprev|>"]
             self._tasks = {task: special[f"<|{task}|>"] for task in ("transcribe", "translate")}
         except KeyError as error:
-            raise Refusal(f"the model's vocabulary has no {error.args[0]}: it is no Whisper") from error
+            raise Refusal(
+                f"the model's vocabulary has no {error.args[0]}: it is no Whisper", fault=ORDER
+            ) from error
         found = ((_LANGUAGE.fullmatch(text), number) for text, number in special.items())
         self._languages = {match[1]: number for match, number in found if match}
         self._multilingual = vocabulary.size >= _MULTILINGUAL
@@ -92,7 +95,7 @@ class Listening:
         """Get to know what `engine` runs in `vram` bytes of GPU memory. Raises `Refusal`."""
         tasks = await engine.get_supported_tasks()
         if "transcription" not in tasks:
-            raise Refusal(f"this model does not transcribe speech (vLLM says: {', '.join(tasks)})")
+            raise Refusal(f"this model does not transcribe speech (vLLM says: {', '.join(tasks)})", fault=ORDER)
         return cls(engine, counts, launch.vocabulary_of(engine), order, options, vram)
 
     async def warm_up(self) -> None:

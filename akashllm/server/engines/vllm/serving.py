@@ -28,6 +28,7 @@ from akashllm.server.domain import (
     TextPrompt,
     Transcription,
 )
+from akashllm.server.engines.blame import ORDER
 from akashllm.server.engines.frames import Detokenize, Embed, Load, Reply, Tokenize
 from akashllm.server.engines.vllm import launch
 from akashllm.server.engines.vllm.answering import Answering
@@ -69,7 +70,7 @@ class Serving:
         try:
             self._readers = Readers(options, engine.renderer.get_tokenizer(), engine.model_config)
         except ValueError as error:
-            raise Refusal(f"vLLM's parser cannot be used: {error}") from error
+            raise Refusal(f"vLLM's parser cannot be used: {error}", fault=ORDER) from error
         self._adapters = launch.adapters(options)
         self._embeds = info.capabilities == ("embedding",)
         self._running: dict[int, Answering] = {}
@@ -84,10 +85,12 @@ class Serving:
         """Get to know what `engine` runs in `vram` bytes of GPU memory. Raises `Refusal`."""
         tasks = await engine.get_supported_tasks()
         if "transcription" in tasks and "generate" not in tasks:
-            raise Refusal("this model transcribes speech: set AKASHLLM_TASK=transcribe")
+            raise Refusal("this model transcribes speech: set AKASHLLM_TASK=transcribe", fault=ORDER)
         embeds = "generate" not in tasks
         if embeds and "embed" not in tasks:
-            raise Refusal(f"this model neither generates text nor embeds it (vLLM says: {', '.join(tasks)})")
+            raise Refusal(
+                f"this model neither generates text nor embeds it (vLLM says: {', '.join(tasks)})", fault=ORDER
+            )
         vocabulary = launch.vocabulary_of(engine)
         info = launch.information(order, engine, vocabulary, embeds=embeds, vram=vram)
         return cls(engine, counts, vocabulary, info, options)

@@ -20,6 +20,7 @@ from faster_whisper.transcribe import Segment as Piece
 from akashllm.errors import BadRequest, ServiceError
 from akashllm.server.domain import EngineStats, Heard, ModelInfo, Segment, Transcription, Word
 from akashllm.server.engines import frames
+from akashllm.server.engines.blame import blame
 from akashllm.server.engines.frames import (
     Answer,
     Beat,
@@ -73,7 +74,8 @@ class Child:
         except Exception as error:  # noqa: BLE001 - the libraries raise many kinds; each is a model that will not do
             traceback.print_exc()
             words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            self._send(Refused(reason=f"faster-whisper cannot load {Path(order.model).name}: {words}"))
+            reason = f"faster-whisper cannot load {Path(order.model).name}: {words}"
+            self._send(Refused(reason=reason, fault=blame(words)))
             return
         self._send(Ready(info=describe(self._model, order)))
         Thread(target=self._read, name="orders", daemon=True).start()
