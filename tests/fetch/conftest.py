@@ -11,7 +11,7 @@ from akashllm.server.models.source import Patience
 from akashllm.testing.files import FileServer, running_files
 
 SOON = Patience(attempts=4, connect=5.0, read=5.0, pause=0.0)
-HASTY = Patience(attempts=4, connect=5.0, read=0.2, pause=0.0)
+HASTY = Patience(attempts=4, connect=5.0, read=1.0, pause=0.0)
 """For servers that stall: what is waited for is their silence."""
 
 

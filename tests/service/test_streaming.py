@@ -210,12 +210,14 @@ async def test_an_error_after_a_heartbeat_is_a_json_document(path: str) -> None:
     """A whole answer that fails after keep-alive bytes went out is still one JSON document with an error."""
     gate = asyncio.Event()
     engine = ScriptedEngine({"late": Reply("x", gate=gate, die_after=0)})
-    async with serving(engine, heartbeat=0.05) as service, service.client() as client:
-        asking = asyncio.create_task(client.post(path, content=body(path, "late", stream=False)))
-        await asyncio.sleep(0.2)
+    async with (
+        serving(engine, heartbeat=0.05) as service,
+        service.client() as client,
+        client.stream("POST", path, content=body(path, "late", stream=False)) as response,
+    ):
         gate.set()
-        response = await asking
         assert response.status_code == 200
+        await response.aread()
         assert response.text.startswith(" ")
         assert "error" in response.json()
 
