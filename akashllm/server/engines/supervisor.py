@@ -236,7 +236,7 @@ class Supervisor:
     async def _live(self) -> str:
         """Start a child and stay until it ends; how it ended."""
         ours, theirs = socket.socketpair()
-        # A pipe of our own: asyncio's would keep the end of a child from us while an heir of it holds the output.
+        # A pipe of our own: with one of asyncio's, who holds the output of a child that ended hides its end.
         reading, writing = os.pipe()
         self._cause = ""
         self._became_ready = None
