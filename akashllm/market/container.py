@@ -9,8 +9,6 @@ to this Docker engine can read it.
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +21,7 @@ from docker.errors import NotFound
 from akashllm.errors import ImageFailed, MarketError, MarketUnavailable, Unreachable, UsageError
 from akashllm.images import DockerEngine
 from akashllm.images.engine import explained
-from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, Offer, Screening, Standing
+from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, Screening, Standing
 from akashllm.market.container_spec import (
     DSEQ,
     HOME,
@@ -34,8 +32,15 @@ from akashllm.market.container_spec import (
     volumes_of,
 )
 from akashllm.market.container_state import lines_of, standing_of
-from akashllm.market.local_files import Lodging, Ordered, lodgings, new_lodging
-from akashllm.market.lodger import HOST, now, only_service, port_for
+from akashllm.market.local_files import (
+    Lodging,
+    Ordered,
+    digest_of,
+    open_order,
+    open_orders,
+    order_once,
+)
+from akashllm.market.lodger import HOST, free_bid, here, now, only_service, port_for
 from akashllm.market.logfile import read_tail
 from akashllm.sdl import load, manifest_json
 from akashllm.state.private import read_private, write_private
@@ -76,28 +81,22 @@ class ContainerMarket:
         service = only_service(manifest_json(load(sdl)).decode())
         with self._engine() as engine:
             ensure_image(engine, str(service.get("image")))
-        return Screening(offers=(Offer(provider=PROVIDER, region="here", audited=True),))
+        return here(PROVIDER)
 
     def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
         """A directory with the order in it. A reference that is known gets the deployment it already has."""
         del deposit
         manifest = manifest_json(load(sdl)).decode()
-        for lodging, order in self._orders():
-            if order.reference == reference:
-                return Created(dseq=lodging.dseq, manifest=manifest)
-        lodging = new_lodging(self.root, time.time_ns() // 1_000_000)
-        digest = hashlib.sha256(sdl.encode()).hexdigest()
-        lodging.write_order(Ordered(reference=reference, created_at=now(), sdl_sha256=digest))
-        return Created(dseq=lodging.dseq, manifest=manifest)
+        return Created(dseq=order_once(self.root, sdl, reference), manifest=manifest)
 
     def bids(self, dseq: str) -> Sequence[Bid]:
         """One, at no price."""
-        self._open(dseq)
-        return [Bid(provider=PROVIDER, amount=Decimal(0), denom="free", audited=True, region="here")]
+        open_order(self.root, dseq)
+        return [free_bid(PROVIDER)]
 
     def lease(self, dseq: str, bid: Bid, manifest: str) -> Lease:
         """Start the container, unless it is there and runs."""
-        lodging, order = self._open(dseq)
+        lodging, order = open_order(self.root, dseq)
         with self._engine() as engine:
             found = self._container(engine, dseq)
             if found is None or found["State"]["Status"] not in {"running", "restarting"}:
@@ -147,11 +146,11 @@ class ContainerMarket:
 
     def update(self, dseq: str, sdl: str, manifest: str) -> None:
         """Replace the container by one with the new manifest, at the same address and on the same volumes."""
-        lodging, order = self._open(dseq)
+        lodging, order = open_order(self.root, dseq)
         with self._engine() as engine:
             ensure_image(engine, str(only_service(manifest).get("image")))
             self._remove(engine, dseq)
-            changed = replace(order, sdl_sha256=hashlib.sha256(sdl.encode()).hexdigest())
+            changed = replace(order, sdl_sha256=digest_of(sdl))
             lodging.write_order(changed)
             self._run(engine, lodging, changed, manifest)
 
@@ -178,7 +177,7 @@ class ContainerMarket:
 
     def holdings(self) -> Sequence[Held]:
         """Every order that was not closed, and every container of ours whose order is lost."""
-        orders = {lodging.dseq: (lodging, order) for lodging, order in self._orders()}
+        orders = {lodging.dseq: (lodging, order) for lodging, order in open_orders(self.root)}
         started = {dseq for dseq, (lodging, _) in orders.items() if _port(lodging) is not None}
         held = []
         try:
@@ -213,7 +212,7 @@ class ContainerMarket:
     @contextmanager
     def running(self, dseq: str) -> Iterator[tuple[DockerEngine, str]]:
         """The engine, and the id of a deployment's container. Raises `MarketError` where it does not run."""
-        self._open(dseq)
+        open_order(self.root, dseq)
         with self._engine() as engine:
             found = self._container(engine, dseq)
             if found is None or found["State"]["Status"] != "running":
@@ -239,24 +238,6 @@ class ContainerMarket:
             raise MarketUnavailable(error.message, hint=error.hint) from error
         except (ImageFailed, UsageError) as error:
             raise MarketError(error.message, hint=error.hint or "`akashllm doctor` looks closer") from error
-
-    def _orders(self) -> Iterator[tuple[Lodging, Ordered]]:
-        for lodging in lodgings(self.root):
-            try:
-                order = lodging.ordered()
-            except MarketError:
-                # Its container, if it has one, is found by its labels.
-                continue
-            if order is not None and not order.closed_at:
-                yield lodging, order
-
-    def _open(self, dseq: str) -> tuple[Lodging, Ordered]:
-        """The deployment, open. Raises `MarketError`."""
-        lodging = Lodging(self.root / dseq)
-        order = lodging.ordered() if dseq.isdigit() else None
-        if order is None or order.closed_at:
-            raise MarketError(f"deployment {dseq} is not open on this machine", hint="deploy again")
-        return lodging, order
 
     def _run(self, engine: DockerEngine, lodging: Lodging, order: Ordered, manifest: str) -> None:
         service = only_service(manifest)

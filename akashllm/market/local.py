@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -16,10 +15,19 @@ from signal import SIGTERM
 from typing import Any
 
 from akashllm.errors import MarketError
-from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, Offer, Screening, Standing
-from akashllm.market.local_files import MARK, Lodging, Ordered, RunRecord, RunSpec, lodgings, new_lodging
+from akashllm.market.base import Balance, Bid, Created, Held, Lease, LogLine, Screening, Standing
+from akashllm.market.local_files import (
+    MARK,
+    Lodging,
+    RunRecord,
+    RunSpec,
+    digest_of,
+    lodgings,
+    open_order,
+    order_once,
+)
 from akashllm.market.local_run import HELD
-from akashllm.market.lodger import HOST, environment, now, only_service, port_for
+from akashllm.market.lodger import HOST, environment, free_bid, here, now, only_service, port_for
 from akashllm.market.logfile import follow, read_tail
 from akashllm.market.processes import family, kill, supported
 from akashllm.sdl import load, manifest_json
@@ -85,29 +93,23 @@ class LocalMarket:
         self._check_machine()
         service = only_service(manifest_json(load(sdl)).decode())
         _check_service(environment(service))
-        return Screening(offers=(Offer(provider=PROVIDER, region="here", audited=True),))
+        return here(PROVIDER)
 
     def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
         """A directory with the order in it. A reference that is known gets the deployment it already has."""
         del deposit
         manifest = manifest_json(load(sdl)).decode()
-        for held in self.holdings():
-            if held.reference == reference:
-                return Created(dseq=held.dseq, manifest=manifest)
-        lodging = new_lodging(self.root, time.time_ns() // 1_000_000)
-        digest = hashlib.sha256(sdl.encode()).hexdigest()
-        lodging.write_order(Ordered(reference=reference, created_at=now(), sdl_sha256=digest))
-        return Created(dseq=lodging.dseq, manifest=manifest)
+        return Created(dseq=order_once(self.root, sdl, reference), manifest=manifest)
 
     def bids(self, dseq: str) -> Sequence[Bid]:
         """One, at no price."""
-        self._lodging(dseq)
-        return [Bid(provider=PROVIDER, amount=Decimal(0), denom="free", audited=True, region="here")]
+        open_order(self.root, dseq)
+        return [free_bid(PROVIDER)]
 
     def lease(self, dseq: str, bid: Bid, manifest: str) -> Lease:
         """Start the service, unless it is being looked after already."""
         self._check_machine()
-        lodging = self._lodging(dseq)
+        lodging, _ = open_order(self.root, dseq)
         if not _supervised(lodging.record()):
             self._end(lodging)
             lodging.write_spec(self._spec(lodging, manifest))
@@ -153,12 +155,10 @@ class LocalMarket:
 
     def update(self, dseq: str, sdl: str, manifest: str) -> None:
         """End the service and start it with the new manifest, at the same address."""
-        lodging = self._lodging(dseq)
-        order = lodging.ordered()
-        assert order is not None
+        lodging, order = open_order(self.root, dseq)
         spec = self._spec(lodging, manifest, keep_port=True)
         self._end(lodging)
-        lodging.write_order(replace(order, sdl_sha256=hashlib.sha256(sdl.encode()).hexdigest()))
+        lodging.write_order(replace(order, sdl_sha256=digest_of(sdl)))
         lodging.write_spec(spec)
         _start(lodging)
 
@@ -201,14 +201,6 @@ class LocalMarket:
                     )
                 )
         return held
-
-    def _lodging(self, dseq: str) -> Lodging:
-        """The deployment, open. Raises `MarketError`."""
-        lodging = Lodging(self.root / dseq)
-        order = lodging.ordered() if dseq.isdigit() else None
-        if order is None or order.closed_at:
-            raise MarketError(f"deployment {dseq} is not open on this machine", hint="deploy again")
-        return lodging
 
     def _lines(self, lodging: Lodging, tail: int | None, *, more: bool) -> Iterator[str]:
         if not more:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from akashllm.errors import MarketError
+from akashllm.market.lodger import now
 from akashllm.market.processes import Process
 from akashllm.state.home import private_directory
 from akashllm.state.private import read_private, write_private
@@ -196,6 +199,42 @@ def lodgings(root: Path) -> Iterator[Lodging]:
         for path in sorted(root.iterdir(), key=lambda path: path.name):
             if path.name.isdigit() and path.is_dir():
                 yield Lodging(path)
+
+
+def open_orders(root: Path) -> Iterator[tuple[Lodging, Ordered]]:
+    """Every order that can be read and was not closed."""
+    for lodging in lodgings(root):
+        try:
+            order = lodging.ordered()
+        except MarketError:
+            # What runs of it is found without it: a container by its labels, a process by its mark.
+            continue
+        if order is not None and not order.closed_at:
+            yield lodging, order
+
+
+def open_order(root: Path, dseq: str) -> tuple[Lodging, Ordered]:
+    """The order of that number, open. Raises `MarketError`."""
+    lodging = Lodging(root / dseq)
+    order = lodging.ordered() if dseq.isdigit() else None
+    if order is None or order.closed_at:
+        raise MarketError(f"deployment {dseq} is not open on this machine", hint="deploy again")
+    return lodging, order
+
+
+def order_once(root: Path, sdl: str, reference: str) -> str:
+    """The number of a directory with the order in it: of the one that the reference has, or of a new one."""
+    for lodging, order in open_orders(root):
+        if order.reference == reference:
+            return lodging.dseq
+    lodging = new_lodging(root, time.time_ns() // 1_000_000)
+    lodging.write_order(Ordered(reference=reference, created_at=now(), sdl_sha256=digest_of(sdl)))
+    return lodging.dseq
+
+
+def digest_of(sdl: str) -> str:
+    """What an order remembers of its SDL, which holds secrets."""
+    return hashlib.sha256(sdl.encode()).hexdigest()
 
 
 def new_lodging(root: Path, number: int) -> Lodging:

@@ -6,9 +6,11 @@ import json
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from akashllm.errors import MarketError
+from akashllm.market.base import Bid, Offer, Screening
 
 HOST = "127.0.0.1"
 """Where services of this machine listen."""
@@ -58,6 +60,16 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def free_bid(provider: str) -> Bid:
+    """What this machine bids: nothing is charged."""
+    return Bid(provider=provider, amount=Decimal(0), denom="free", audited=True, region="here")
+
+
+def here(provider: str) -> Screening:
+    """This machine would serve."""
+    return Screening(offers=(Offer(provider=provider, region="here", audited=True),))
 
 
 def now() -> str:
