@@ -405,6 +405,17 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.parametrize("depth", [300, 700, 940, 980, 2000])
+def test_an_argument_nested_beyond_reason_is_text(depth: int) -> None:
+    """What is nested deeper than readers of JSON go is an argument of text, and nothing breaks of it."""
+    value = "[" * depth + "]" * depth
+    inner = f"<function=get_weather>\n<parameter=tags>\n{value}\n</parameter>\n</function>"
+    text = f"<tool_call>\n{inner}\n</tool_call>"
+    assert parse("qwen3-coder", text) == [("call", "get_weather", json.dumps({"tags": value}))]
+    shallow = text.replace(value, "[[1]]")
+    assert parse("qwen3-coder", shallow) == [("call", "get_weather", '{"tags": [[1]]}')]
+
+
 FAMILIES = ("hermes", "qwen3-coder", "glm", "mistral", "deepseek", "llama3", "gemma4", "harmony", "minimax")
 
 

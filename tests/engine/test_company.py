@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterable
 
 import pytest
 
-from akashllm.server.domain import Delta, Done, Sampling
+from akashllm.errors import ServiceError
+from akashllm.server.domain import Delta, Done, Event, Sampling
+from akashllm.server.engines.framed import Feed
 from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 from tests.engine.ask import Reply, run, say, stream, text, until
 from tests.engine.conftest import running
@@ -240,6 +243,27 @@ async def test_a_slow_reader_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
             if isinstance(event, Delta):
                 tokens += event.tokens
         assert tokens == 1200
+
+
+async def test_an_answer_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours in reading one answer ends that request, in words: not the child, and not the others'."""
+    read = LlamaCppEngine._read
+
+    def faulty(self: LlamaCppEngine, feed: Feed, event: Event) -> Iterable[Event]:
+        if feed.request.max_tokens == 300 and isinstance(event, Delta):
+            raise RecursionError
+        return read(self, feed, event)
+
+    monkeypatch.setattr(LlamaCppEngine, "_read", faulty)
+    async with running(slots=2) as engine:
+        good = asyncio.create_task(run(engine, say("Tell me a story.", ignore_eos=True, max_tokens=200)))
+        with pytest.raises(ServiceError, match="cannot be read"):
+            await run(engine, say("Tell me a story.", ignore_eos=True, max_tokens=300))
+        reply = await good
+        assert reply.done is not None
+        assert reply.done.usage.completion_tokens == 200
+        await until(lambda: not engine._stats.running)
+        assert engine.stats().restarts == 0
 
 
 async def test_no_cross_talk(engine: LlamaCppEngine) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_DEPTH: Final = 200
+DEPTH: Final = 200
+"""Brackets inside each other; what has more is no JSON here."""
 _OUTSIDE: Final = re.compile(r"""["{}\[\]]|[^\s\w"{}\[\],:.+\-]""")
 _INSIDE: Final = re.compile(r'["\\]')
 _PAIRS: Final = {"}": "{", "]": "["}
@@ -47,7 +48,7 @@ class JsonEnd:
                 self._string = True
             elif char in "{[":
                 self._open.append(char)
-                if len(self._open) > _DEPTH:
+                if len(self._open) > DEPTH:
                     raise NotJson(found.start())
             elif char not in _PAIRS or not self._open or self._open.pop() != _PAIRS[char]:
                 raise NotJson(found.start())

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
+from akashllm.server.chat.jsonend import DEPTH
 from akashllm.server.domain import Tool, ToolCall
 
 _ALPHABET: Final = string.ascii_lowercase + string.digits
@@ -82,11 +83,25 @@ class _NotJson(ValueError):
 
 
 def read_json(text: str) -> Any:
-    """The value of JSON text, or None if it is none. Line breaks in strings are allowed: models write them."""
+    """The value of JSON text, or None if it is none. Line breaks in strings are allowed: models write them.
+
+    What is nested so deeply that another reader of JSON may give up is none: it has to be written again.
+    """
     try:
-        return json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(text, strict=False, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
+    return value if _shallow(value) else None
+
+
+def _shallow(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEPTH + 1):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [one for several in inner for one in several if isinstance(one, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def write_json(value: object) -> str:

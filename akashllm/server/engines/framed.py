@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 
@@ -47,6 +48,8 @@ from akashllm.server.engines.frames import (
     Tokenize,
 )
 from akashllm.server.engines.supervisor import Supervisor
+
+log = logging.getLogger("akashllm.engine")
 
 HIGH_WATER = 64 * 1024
 """Bytes, roughly, a slow reader may leave unread before its request is held; it goes on at half of that."""
@@ -394,8 +397,14 @@ class FramedEngine:
         elif isinstance(event, Opened):
             feed.tail = event.tail
         elif isinstance(event, Started | Delta | Finish | Done):
-            for seen in self._read(feed, event):
-                feed.put(seen)
+            try:
+                for seen in self._read(feed, event):
+                    feed.put(seen)
+            except Exception:
+                # It came through the connection that everybody's answers come through.
+                log.exception("the answer to a request cannot be read")
+                feed.fail(ServiceError("the engine's answer to this request cannot be read"))
+                self._supervisor.send(Cancel(key=feed.key))
             if feed.size > HIGH_WATER and not feed.held and not feed.over:
                 feed.held = True
                 self._supervisor.send(Hold(key=feed.key, on=True))

@@ -165,7 +165,7 @@ class Supervisor:
                 await self._end()
             if self._task is None or self._task.done():
                 self._stopping = False
-                self._refused = ""
+                self._refused = self.fault = ""
                 self._set("starting", "starting the engine")
                 self._task = asyncio.get_running_loop().create_task(
                     self._run(), name=f"supervise {self._module}"
