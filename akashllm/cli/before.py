@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from akashllm.cli import options as opt
+from akashllm.cli.markets import console_market, hang_up
 from akashllm.cli.out import Out
 from akashllm.errors import MarketError, UsageError
 from akashllm.market.base import Market
 from akashllm.market.console import ConsoleMarket
 from akashllm.market.order import API_KEY
 from akashllm.plan import Plan
-from akashllm.state import Store
+from akashllm.state import Home, Store
 
 
 def prices(out: Out, market: Market) -> Mapping[str, Any] | None:
@@ -27,6 +28,15 @@ def prices(out: Out, market: Market) -> Mapping[str, Any] | None:
     except MarketError as error:
         out.talk(f"today's prices are not known ({error.message}): the table that comes with akashllm is used")
         return None
+
+
+def live_prices(out: Out) -> Mapping[str, Any] | None:
+    """The same for who orders nothing yet: Console tells it to everybody."""
+    market = console_market(Home.find())
+    try:
+        return prices(out, market)
+    finally:
+        hang_up([market])
 
 
 def worth_paying_for(plan: Plan) -> None:

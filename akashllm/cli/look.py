@@ -11,6 +11,7 @@ import typer
 from akashllm.catalog import Catalog, Model
 from akashllm.cli import options as opt
 from akashllm.cli.asking import planned
+from akashllm.cli.before import live_prices as todays
 from akashllm.cli.out import Out
 from akashllm.cli.wanted import takes_request
 from akashllm.plan import DeployRequest
@@ -50,13 +51,19 @@ def models(*, search: Search = None, json: opt.Json = False) -> None:
 
 
 @takes_request()
-def plan(*, request: DeployRequest, local: Local = False, json: opt.Json = False) -> None:
+def plan(
+    *,
+    request: DeployRequest,
+    local: Local = False,
+    live_prices: opt.LivePrices = False,
+    json: opt.Json = False,
+) -> None:
     """What a model needs and may cost.
 
     Memory line by line, the GPUs that hold it, the price cap. Changes nothing.
     """
     out = Out(json=json)
-    made = planned(dataclasses.replace(request, local=local))
+    made = planned(dataclasses.replace(request, local=local), prices=todays(out) if live_prices else None)
     out.document({**made.as_dict(), "memory_gib": made.memory_gib, "digest": made.digest()})
     out.lines(explain(made))
 

@@ -11,6 +11,7 @@ import typer
 
 from akashllm.cli import options as opt
 from akashllm.cli.asking import planned
+from akashllm.cli.before import live_prices as todays
 from akashllm.cli.out import Out, WithDocument
 from akashllm.cli.wanted import takes_request
 from akashllm.errors import BadSdl, UsageError
@@ -42,6 +43,7 @@ def render(
     force: Force = False,
     output: Output = Path(),
     templates: opt.Templates = None,
+    live_prices: opt.LivePrices = False,
     json: opt.Json = False,
 ) -> None:
     """Write SDLs and build contexts.
@@ -55,7 +57,7 @@ def render(
     if request is None:
         files = repository_files(overrides=templates)
     else:
-        plan = planned(request)
+        plan = planned(request, prices=todays(out) if live_prices else None)
         if request.name is None:
             # The file is called as those in sdl/ are: the engine, then the model.
             stem = plan.name.removesuffix(f"-{plan.engine}")

@@ -147,6 +147,10 @@ Vocab = Annotated[
     int | None,
     typer.Option("--vocab", metavar="N", help="Tokens in its vocabulary.  [default: 262144]"),
 ]
+LivePrices = Annotated[
+    bool,
+    typer.Option("--live-prices", help="Ask Akash's Console what GPUs cost today, and not the dated table."),
+]
 Templates = Annotated[
     Path | None,
     typer.Option("--templates", metavar="DIR", help="Templates that stand before ours."),

@@ -116,6 +116,34 @@ def test_a_dry_run_changes_nothing(here: Run, home: Home, server: MarketServer) 
     assert not home.database.exists()
 
 
+def test_prices_of_the_day_are_asked_for_by_name(
+    here: Run, home: Home, server: MarketServer, tmp_path: Path
+) -> None:
+    """`plan` and `render` are the same everywhere; with --live-prices Console is asked, and nothing else."""
+    wanted = ("--model", "llama3", "--engine", "vllm")
+    assert here("plan", *wanted, "--json").document["price_source"].startswith("table of ")
+    assert server.asked == []
+    server.world.providers.append(provider("akash1gpu", price="700", gpu="rtx4090/24Gi"))
+    live = here("plan", *wanted, "--live-prices", "--json").document
+    assert live["price_source"] == "Console gpu-prices"
+    said = here("render", *wanted, "--live-prices", "--output", str(tmp_path / "out"))
+    assert said.code == 0, said.err
+    assert (
+        f'amount: "{live["max_uact_block"]:g}"' in (tmp_path / "out" / "sdl" / "vllm-llama3.yaml").read_text()
+    )
+    assert server.asked == ["GET /v1/gpu-prices"] * 2
+    assert not home.database.exists()
+
+
+def test_without_an_answer_the_table_counts(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Console that is not there is a remark, not an end."""
+    monkeypatch.setenv("AKASH_CONSOLE_API_URL", "http://127.0.0.1:9")
+    said = here("plan", "--model", "llama3", "--live-prices")
+    assert said.code == 0
+    assert "the table that comes with akashllm is used" in said.err
+    assert "table of " in said.out
+
+
 @pytest.mark.parametrize(
     ("kind", "code", "name"),
     [
