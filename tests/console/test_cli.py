@@ -123,7 +123,8 @@ def test_prices_of_the_day_are_asked_for_by_name(
     wanted = ("--model", "llama3", "--engine", "vllm")
     assert here("plan", *wanted, "--json").document["price_source"].startswith("table of ")
     assert server.asked == []
-    server.world.providers.append(provider("akash1gpu", price="700", gpu="rtx4090/24Gi"))
+    dear = provider("akash1gpu", price="700", gpu="rtx4090/24Gi")
+    server.world.providers = [*server.world.providers, dear]
     live = here("plan", *wanted, "--live-prices", "--json").document
     assert live["price_source"] == "Console gpu-prices"
     said = here("render", *wanted, "--live-prices", "--output", str(tmp_path / "out"))
