@@ -18,7 +18,7 @@ from akashllm.state import Deployment, Store
 from akashllm.state.private import read_private
 
 OneName = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="One deployment; all that are open if left out.")
+    str | None, typer.Argument(metavar="NAME", help="One deployment; all that are open if left out.")
 ]
 
 HEAD = ("NAME", "MARKET", "$/HOUR", "$/MONTH", "$ SPENT", "$ IN ESCROW", "HOURS LEFT", "$/M TOKENS")

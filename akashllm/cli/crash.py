@@ -45,6 +45,6 @@ def save_traceback(error: BaseException, command: str) -> Path:
 def _secrets() -> set[str]:
     found = {value for name, value in os.environ.items() if _NAMES.search(name)}
     with suppress(StateError, OSError):
-        for path in Home.find().root.glob("*/*/api-key"):
+        for path in Home.find().root.glob("*/*/*-key*"):
             found.add(path.read_text(errors="replace").strip())
     return {secret for secret in found if len(secret) >= _SHORTEST and not Path(secret).is_absolute()}

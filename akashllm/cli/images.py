@@ -70,7 +70,7 @@ Network = Annotated[
 Pull = Annotated[bool, typer.Option("--pull", help="Look for newer base images.")]
 Fresh = Annotated[bool, typer.Option("--no-cache", help="Build every step again.")]
 Sizes = Annotated[bool, typer.Option("--sizes", help="List the layers with their sizes.")]
-ImageName = Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="One image, with its layers.")]
+ImageName = Annotated[str | None, typer.Argument(metavar="IMAGE", help="One image, with its layers.")]
 Download = Annotated[
     bool, typer.Option("--remote", help="Ask the image's registry: its digest, and what a provider downloads.")
 ]

@@ -31,7 +31,7 @@ Check = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that were edited by hand.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="SDL files; - is stdin.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="SDL files; - is stdin.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An SDL file; - is stdin.")]
 
 

@@ -37,7 +37,7 @@ from akashllm.state import Deployment, Store
 
 _COLOURS = {"+": "32", "-": "31", "@": "36"}
 
-File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A whole SDL to run instead; - is stdin.")]
+File = Annotated[Path | None, typer.Argument(metavar="FILE", help="A whole SDL to run instead; - is stdin.")]
 Env = Annotated[
     list[str] | None,
     typer.Option(

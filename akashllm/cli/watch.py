@@ -23,7 +23,7 @@ from akashllm.state.private import read_private
 OneName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]",
+        metavar="NAME",
         help="One deployment, also by a number that the record does not know; else all with --idle-hours.",
     ),
 ]

@@ -44,7 +44,7 @@ def end(store: Store, market: Market | None, row: Deployment, why: str) -> Deplo
         for dseq in _numbers(market, row):
             market.close(dseq)
     directory = store.home.directory(row.name, row.id)
-    for secret in ("api-key", "admin-key", "manifest.json", DOOR):
+    for secret in ("api-key", "api-key.next", "admin-key", "manifest.json", DOOR):
         (directory / secret).unlink(missing_ok=True)
     return store.record(row.id, "close", "after", state="closed", reason=why)
 

@@ -15,7 +15,7 @@ from akashllm.market.order import Order
 from akashllm.market.updating import NEXT_KEY, recorded_secrets
 from akashllm.market.watching import IDLE
 from akashllm.state import Deployment, Store
-from akashllm.state.private import read_private
+from akashllm.state.private import read_private, write_private
 from akashllm.testing.market import Fault
 from akashllm.testing.wallet import Trouble
 from tests.market.scripted import Killed, MortalStore, Notes
@@ -238,6 +238,18 @@ def test_a_key_that_is_not_taken_is_put_back(scene: Scene, store: Store, order: 
     assert read_private(directory / "api-key").strip() == KEY
     assert scene.runs(row.dseq)["AKASHLLM_API_KEY"] == KEY
     assert not (directory / NEXT_KEY).exists()
+
+
+def test_a_key_that_was_not_put_in_force_ends_with_the_deployment(
+    scene: Scene, store: Store, order: Order
+) -> None:
+    """A rotation that was begun and not finished leaves no key behind what is closed."""
+    row = deployed(scene, store, order)
+    write_private(scene.home.directory(row.name, row.id) / NEXT_KEY, "ak-new")
+    close(store, scene.market, row)
+
+    left = [path for path in scene.home.root.rglob("*") if path.is_file()]
+    assert not [path for path in left if b"ak-new" in path.read_bytes()]
 
 
 def test_an_old_key_that_is_still_taken_is_said(scene: Scene, store: Store, order: Order) -> None:
