@@ -16,6 +16,7 @@ from akashllm.errors import MarketError
 from akashllm.images import DockerEngine, ImageReference
 from akashllm.images.reference import HUB
 from akashllm.market.lodger import HOST, environment
+from akashllm.sdl.types import SHARED_MEMORY
 
 HOME, DSEQ, REFERENCE, SERVICE = (f"akashllm.{word}" for word in ("home", "dseq", "reference", "service"))
 """Labels of our containers and volumes: whose they are, and which deployment's."""
@@ -25,7 +26,6 @@ NOBODY = "10001:10001"
 
 _OURS = "akashllm/"
 _TMP = "rw,nosuid,nodev,size=256m"
-_SHM = "/dev/shm"  # noqa: S108 - inside the container
 _LOG = {"max-size": "10m", "max-file": "2"}
 
 
@@ -120,7 +120,7 @@ def _volumes(service: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[lis
             mounts.append(
                 Mount(one["mount"], name, type="volume", read_only=bool(one["readOnly"]), labels=dict(labels))
             )
-        elif one["mount"] == _SHM:
+        elif one["mount"] == SHARED_MEMORY:
             shm = size
         else:
             tmpfs[one["mount"]] = f"rw,nosuid,nodev,size={size}"

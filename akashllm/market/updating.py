@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +27,7 @@ from akashllm.market.base import SealsSecrets, Standing
 from akashllm.market.closing import close, end
 from akashllm.market.deploy import Deployer
 from akashllm.market.driver import ADMIN_FILE, ENDED
+from akashllm.market.lodger import environment as variables_of
 from akashllm.market.order import ADMIN_KEY, API_KEY, Order, Outcome, Verdicts
 from akashllm.market.probe import answers_to
 from akashllm.market.watching import IDLE
@@ -314,17 +315,12 @@ def recorded_secrets(sdl: str, manifest: str) -> dict[str, str]:
     found: dict[str, str] = {}
     parsed = load(sdl)
     for name in parsed.services:
-        filled = _environment(services.get(name, {}))
+        filled = variables_of(services.get(name, {}))
         for variable, value in environment(parsed, name).items():
             secret = value[2:-1]
             if is_placeholder(value) and secret in wanted and variable in filled:
                 found[secret] = filled[variable]
     return found
-
-
-def _environment(service: Mapping[str, Any]) -> dict[str, str]:
-    pairs = (str(entry).partition("=") for entry in service.get("env") or ())
-    return {name: value for name, _, value in pairs}
 
 
 def _served(order: Order) -> str:

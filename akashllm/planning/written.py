@@ -12,7 +12,7 @@ from akashllm.names import deployment_name
 from akashllm.plan import EngineName, GpuChoice, ModelSource, Plan
 from akashllm.sdl import Sdl, Service, environment, load, placeholders
 from akashllm.sdl.quantities import BLOCKS_AN_HOUR, GI, MILLIONTH
-from akashllm.sdl.types import Compute
+from akashllm.sdl.types import SHARED_MEMORY, Compute
 
 _ENGINE = "AKASHLLM_ENGINE"
 _HEAD = "AKASHLLM_HEAD"
@@ -22,7 +22,6 @@ _WHISPER = "whisper"
 _BESIDE: dict[EngineName, str] = {"llamacpp": _WHISPER}
 """What else the image of an engine runs."""
 _REGION = "location-region"
-_SHM = "/dev/shm"  # noqa: S108 - inside the container
 
 
 def plan_of(text: str, name: str | None, *, source: str) -> Plan:
@@ -107,7 +106,7 @@ def _gpus(compute: Compute) -> Iterator[GpuChoice]:
 
 def _shm(service: Service, compute: Compute) -> int:
     sizes = {one.name: one.size for one in compute.storage}
-    return sum(sizes[mount.volume] for mount in service.mounts if mount.path == _SHM) // GI
+    return sum(sizes[mount.volume] for mount in service.mounts if mount.path == SHARED_MEMORY) // GI
 
 
 def _kind(

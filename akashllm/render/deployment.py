@@ -13,6 +13,7 @@ from akashllm.render.image import HEALTH, UID
 from akashllm.render.stamp import stamp
 from akashllm.sdl.quantities import BLOCKS_AN_HOUR, MILLIONTH
 from akashllm.sdl.secrets import is_placeholder, placeholder
+from akashllm.sdl.types import SHARED_MEMORY
 
 SERVICE = "llm"
 """The service, its compute profile and its volume names are the same in every SDL we render."""
@@ -148,7 +149,7 @@ def _mounts(plan: Plan) -> list[dict[str, str]]:
     if plan.volume_gib:
         mounts.append({"volume": "data", "path": DATA})
     if plan.shm_gib:
-        mounts.append({"volume": "shm", "path": "/dev/shm"})  # noqa: S108 - the RAM volume's place in the container
+        mounts.append({"volume": "shm", "path": SHARED_MEMORY})
     return mounts
 
 

@@ -10,6 +10,9 @@ from akashllm.sdl.document import Document
 INGRESS_PORT = 80
 """The one external port that gets a host name and TLS; any other is a random port of the provider."""
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - inside a container
+"""Where a volume of class `ram` becomes what processes share; without one a container has 64 MiB of it."""
+
 DEFAULT_BODY = 1_048_576
 DEFAULT_TIMEOUT = 60_000
 DEFAULT_TRIES = 3

@@ -9,6 +9,7 @@ from akashllm.sdl.quantities import TI, parse_cpu, parse_gpu_units, parse_size
 from akashllm.sdl.reading import as_bool
 from akashllm.sdl.rules.compute import MAX_CPU, MAX_GPUS
 from akashllm.sdl.rules.place import Place, show
+from akashllm.sdl.types import SHARED_MEMORY
 
 MAX_COUNT = 50
 """The chain's group limits are its unit limits times this (deployment/v1beta4/validation_config.go)."""
@@ -158,7 +159,7 @@ def _check_gpu_use(service: Place, resources: dict[str, Place]) -> None:
     units = _gpus(resources)
     mounts = _mapping(service.get("params"), "storage").values()
     paths = [mount.value.get("mount") for mount in mounts if isinstance(mount.value, dict)]
-    if units > 1 and isinstance(image, str) and _TENSOR_PARALLEL.search(image) and "/dev/shm" not in paths:  # noqa: S108
+    if units > 1 and isinstance(image, str) and _TENSOR_PARALLEL.search(image) and SHARED_MEMORY not in paths:
         service.add(
             "shm",
             f"{service} runs on {units} GPUs with 64 MiB of /dev/shm",
