@@ -51,12 +51,12 @@ def from_modelfile(store: ModelStore, name: ModelName, modelfile: Modelfile, *, 
     """The recipe a Modelfile is. Raises `BadRequest` for what it names that cannot be used."""
     if modelfile.all("draft"):
         raise BadRequest("DRAFT models are not supported: leave the line out", param="modelfile")
-    found = [locate(store, text) for text in modelfile.all("from")]
+    found = [locate(store, text, "FROM") for text in modelfile.all("from")]
     files = {f"{number}.gguf": one for number, one in enumerate(found) if not isinstance(one, ModelName)}
     bases = [one for one in found if isinstance(one, ModelName)]
     if len(bases) > 1 or (bases and files):
         raise BadRequest("a Modelfile builds on one model, or on files: it has several FROM lines")
-    adapters = [locate(store, text) for text in modelfile.all("adapter")]
+    adapters = [locate(store, text, "ADAPTER") for text in modelfile.all("adapter")]
     if any(isinstance(one, ModelName) for one in adapters):
         raise _nothing_there("ADAPTER")
     return Recipe(
@@ -77,8 +77,8 @@ def from_modelfile(store: ModelStore, name: ModelName, modelfile: Modelfile, *, 
     )
 
 
-def locate(store: ModelStore, text: str) -> Sha256 | Path | ModelName:
-    """What FROM means: a file of the store by its digest, a file in the store's folder, or a model's name.
+def locate(store: ModelStore, text: str, command: str) -> Sha256 | Path | ModelName:
+    """What FROM or ADAPTER means: a file of the store by its digest, one in the store's folder, a model's name.
 
     A path whose last part is a blob's name means that blob, wherever the path says it is: in the user's
     document it is a path of the machine the document was written on. Raises `BadRequest` for paths out of the
@@ -89,7 +89,7 @@ def locate(store: ModelStore, text: str) -> Sha256 | Path | ModelName:
     if blob is not None:
         return Sha256(blob["hex"])
     if plain.startswith(("/", "~", ".")) or "\\" in plain or plain.lower().endswith(_ENDINGS):
-        return within(store, plain, "FROM")
+        return within(store, plain, command)
     try:
         return ModelName.parse(plain)
     except BadName as error:
