@@ -75,7 +75,7 @@ def revised(out: Out, store: Store, row: Deployment, market: Market, wanted: Wan
         return before, text
     plan = before
     if wanted.plans_anew:
-        plan = _planned(out, before, market, wanted, persistent=bool(before.volume_gib) or not _fetches(before))
+        plan = _planned(out, before, market, wanted, persistent=bool(before.volume_gib) or not _keeps(before))
     image, as_root = _image(out, store, plan, market, wanted)
     if wanted.plans_anew and plan.volume_gib and as_root is False:
         # The volume that it has may be its own by now; one of a new lease belongs to root.
@@ -85,9 +85,9 @@ def revised(out: Out, store: Store, row: Deployment, market: Market, wanted: Wan
     return plan, rendered(plan)
 
 
-def _fetches(plan: Plan) -> bool:
-    """Whether its weights come from elsewhere, so that where they are kept was decided."""
-    return plan.model.kind not in {"bundled", "file"}
+def _keeps(plan: Plan) -> bool:
+    """Whether it has weights from elsewhere, or will have, so that where they are kept was decided."""
+    return plan.model.kind not in {"bundled", "file"} or ADMIN_KEY in plan.secrets
 
 
 def _planned(out: Out, plan: Plan, market: Market, wanted: Wanted, *, persistent: bool) -> Plan:

@@ -20,6 +20,9 @@ SOUND_GIB = 1.5
 and the short-time Fourier transform of all of it (201 complex numbers for each of 360,000 frames, some 550 MiB,
 beside its squares)."""
 
+MANAGED_GIB = 30
+"""Room for the models that the holder of the admin key pulls or makes: some six of 8B in four bits."""
+
 SHM_GIB = 10
 """NCCL and PyTorch pass tensors between the GPUs' processes through /dev/shm, 64 MiB without a volume."""
 
@@ -65,7 +68,7 @@ def machine_for(
         ram += SOUND_GIB
     stored = source.kind not in {"bundled", "file"}
     # A download is written once, in its place; the rest is for the file system and what lies beside it.
-    store = math.ceil(weights * 1.25) + 2 if stored else 0
+    store = (math.ceil(weights * 1.25) + 2 if stored else 0) + (MANAGED_GIB if request.manage else 0)
     volume = max(10, _up(store, 5)) if store and request.persistent and not request.local else 0
     disk = IMAGE_GIB[engine] if gpus or engine == "vllm" else 2
     return Machine(

@@ -76,6 +76,15 @@ def test_managing_models_asks_for_a_second_key() -> None:
         plan(manage=True, engine="vllm")
 
 
+def test_managed_models_have_room() -> None:
+    """What is pulled later has 30 GiB more, on a volume also beside a bundled model, or on the disk."""
+    alone, managed = plan("llama3"), plan("llama3", manage=True)
+    assert (alone.volume_gib, managed.volume_gib) == (10, 40)
+    tiny = plan("tiny", manage=True)
+    assert (plan("tiny").volume_gib, tiny.volume_gib, tiny.volume_class) == (0, 30, "beta3")
+    assert plan("tiny", manage=True, persistent=False).disk_gib == plan("tiny").disk_gib + 30
+
+
 def test_vllm_is_told_its_parsers() -> None:
     """The catalogue's parsers go to vLLM, and to no other engine."""
     env = dict(plan("qwen3:8b", engine="vllm").env)
