@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from akashllm.catalog import Catalog
 from akashllm.cli import options as opt
 from akashllm.cli.asking import planned
 from akashllm.cli.before import prices
@@ -127,13 +128,19 @@ def _kept(plan: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
         "context": None if "model" in named else plan.context or None,
         "concurrency": plan.concurrency or None,
         "quant": None if named & {"model", "engine"} else plan.quant or None,
-        "cpu": not plan.gpus and engine != "vllm" and not named & {"gpu", "gpu_count"},
+        "cpu": _without_gpu(plan) and engine != "vllm" and not named & {"gpu", "gpu_count"},
         "region": plan.region,
         "replicas": plan.replicas,
         "nodes": plan.nodes if engine == "vllm" else 1,
         "manage": ADMIN_KEY in plan.secrets and engine == "llamacpp",
         "any_provider": not plan.audited,
     }
+
+
+def _without_gpu(plan: Plan) -> bool:
+    """Whether somebody wanted it so: a small model has no GPU anyway."""
+    model = Catalog.load().get(plan.model.alias)
+    return not plan.gpus and not (model is not None and model.cpu)
 
 
 def _machines(plan: Plan) -> tuple[object, ...]:

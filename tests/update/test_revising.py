@@ -179,6 +179,12 @@ def test_an_engine_of_gpus_needs_no_other_word(revise: Revise) -> None:
     assert revise(replace(LARGE, engine="llamacpp", cpu_only=True), engine="vllm").gpus
 
 
+def test_a_larger_model_gets_the_gpus_it_needs(revise: Revise) -> None:
+    """A small model has no GPU because it needs none; one that was to have none has none either way."""
+    assert revise(TINY, model="llama3").gpus
+    assert revise(replace(LARGE, engine="llamacpp", cpu_only=True), model="qwen3:8b").gpus == ()
+
+
 def test_another_model_forgets_what_belonged_to_the_old_one(revise: Revise) -> None:
     """Context and quantisation are those of the new model, GPUs such as it needs."""
     after = revise(replace(LARGE, gpu=("h100",), quant="bf16", context=4096), model="tiny", engine="llama.cpp")
@@ -237,13 +243,16 @@ def test_what_cannot_be_is_refused(revise: Revise, changes: dict[str, Any], word
 
 
 def test_every_option_of_a_plan_can_be_changed(here: Run) -> None:
-    """`update` takes what `plan` takes, but for the name and the admin key, and shows no default."""
-    plan, update = here("plan", "--help").out, here("update", "--help").out
-    options = {word for word in plan.split() if word.startswith("--")} - {"--name", "--manage", "--local"}
-    assert {"--nodes", "--model", "--gpu", "--no-volume"} <= options
-    assert options <= set(update.split())
-    assert "[default: llamacpp]" in plan
-    assert "[default: llamacpp]" not in update
+    """`update` takes what says which model is wanted and on what, but for name and admin key; no defaults."""
+
+    def options(command: str) -> set[str]:
+        return {word for word in here(command, "--help").out.split() if word.startswith("--")}
+
+    shared = options("deploy") & options("plan") & options("render") - {"--name", "--manage"}
+    assert {"--nodes", "--model", "--gpu", "--no-volume"} <= shared
+    assert shared <= options("update")
+    assert "[default: llamacpp]" in here("plan", "--help").out
+    assert "[default: llamacpp]" not in here("update", "--help").out
 
 
 def test_an_sdl_is_read_within_bounds(here: Run, home: Home, tmp_path: Path, monkeypatch: Any) -> None:
