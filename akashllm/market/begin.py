@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from akashllm.errors import UsageError
+from akashllm.market.choose import dollars_hour
 from akashllm.market.closing import adopted, end, unordered
 from akashllm.market.driver import ENDED, Driver
-from akashllm.market.order import STEPS, Order, Outcome
+from akashllm.market.order import STEPS, Order, Outcome, bid_from_record
 from akashllm.state import Deployment
 
 _RUNS = frozenset({"starting", "running", "restarting"})
@@ -44,7 +46,12 @@ def row_for(driver: Driver, order: Order) -> Deployment | Outcome:
     over = standing is not None and (
         standing.state == "closed" or (standing.state == "failed" and driver.market.charges)
     )
-    if not same or row.state in {"failed", "closing"} or over:
+    dear = row.state == "deploying" and _dearer(row, order)
+    if dear:
+        driver.progress.note(
+            f"the bid that {row.name} was about to run on is dearer than what is asked for now"
+        )
+    if not same or row.state in {"failed", "closing"} or over or dear:
         driver.progress.note(f"clearing away what is left of {row.name} ({row.state}, step {row.step})")
         end(driver.store, driver.market, row, "it was replaced")
         return _new(driver, order, plan)
@@ -60,6 +67,15 @@ def row_for(driver: Driver, order: Order) -> Deployment | Outcome:
 
 def _new(driver: Driver, order: Order, plan: Mapping[str, Any]) -> Deployment:
     return driver.store.add(order.plan.name, driver.market.name, plan, STEPS[0])
+
+
+def _dearer(row: Deployment, order: Order) -> bool:
+    """Whether the bid that an earlier attempt took costs more than this one may."""
+    bid, cap = row.facts.get("bid"), order.plan.max_price_hour
+    if bid is None or cap is None:
+        return False
+    price = dollars_hour(bid_from_record(bid))
+    return price is not None and price > Decimal(str(cap))
 
 
 def _lasting(plan: Mapping[str, Any]) -> dict[str, Any]:

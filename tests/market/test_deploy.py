@@ -7,12 +7,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
 
-from akashllm.errors import CheckFailed, MarketError, UsageError
+from akashllm.errors import CheckFailed, MarketError, NoBids, UsageError
 from akashllm.market.base import Market
+from akashllm.market.choose import Wish, blocks_cap, choose
 from akashllm.market.closing import close
 from akashllm.market.deploy import Deployer
 from akashllm.market.order import STEPS, Order
@@ -174,6 +176,29 @@ def test_an_order_that_lands_beside_its_repetition_is_shown_and_closed_with_it(
     assert shown == {row.dseq, "77"}
 
     close(store, market, row)
+    assert market.open == {}
+
+
+@pytest.mark.parametrize("step", ["lease", "status"])
+def test_a_bid_of_before_is_not_taken_at_a_price_that_is_too_high_now(
+    store: Store, order: Order, step: str
+) -> None:
+    """Interrupted with a bid, then run again with a lower --max-price: that lease is not paid."""
+    asked: list[str] = []
+
+    def interrupted(call: str, moment: str) -> None:
+        asked.append(call)
+        if (call, moment) == (step, "before") and asked.count(step) == 1:
+            raise KeyboardInterrupt
+
+    market = ScriptedMarket(fault=interrupted, prices=(("2000", "uact"),))
+    with pytest.raises(KeyboardInterrupt):
+        deployer(store, market).deploy(order)
+    cheaper = replace(order, plan=replace(order.plan, max_price_hour=0.6))
+    within = partial(choose, wish=Wish(cap=blocks_cap(0.6)))
+
+    with pytest.raises(NoBids, match="more than the cap"):
+        deployer(store, market, choose=within).deploy(cheaper)
     assert market.open == {}
 
 
