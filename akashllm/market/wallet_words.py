@@ -194,20 +194,8 @@ class ProviderServices:
         return ["lease-shell", *_lease(lease), *wanted, "--", service, *command]
 
 
-class Akt:
+class Akt(ProviderServices):
     """Of akt, where it differs."""
-
-    def address(self, key: str) -> list[str]:
-        """`keys show`."""
-        return ["keys", "show", "-a", "--", key]
-
-    def balances(self, address: str) -> list[str]:
-        """`query bank balances`."""
-        return ["query", "bank", "balances", address, *_JSON]
-
-    def tx(self, digest: str) -> list[str]:
-        """`query tx`."""
-        return ["query", "tx", digest, *_JSON]
 
     def deployment(self, owner: str, dseq: str) -> list[str]:
         """`query deployment OWNER/DSEQ`."""
@@ -229,15 +217,6 @@ class Akt:
     def provider(self, address: str) -> list[str]:
         """`query provider`."""
         return ["query", "provider", address, *_JSON]
-
-    def create(self, key: str, sdl: Path, dseq: str, deposit: Decimal) -> list[str]:
-        """`tx deployment create`."""
-        about = ["--dseq", dseq, "--deposit", coins(deposit), "--from", key]
-        return ["tx", "deployment", "create", str(sdl), *about, *_SIGNED]
-
-    def lease(self, lease: LeaseAt) -> list[str]:
-        """`tx market lease create`."""
-        return ["tx", "market", "lease", "create", *_lease(lease), *_SIGNED]
 
     def update(self, key: str, sdl: Path, dseq: str) -> list[str]:
         """`tx deployment update FILE DSEQ`."""
