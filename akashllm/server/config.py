@@ -97,7 +97,6 @@ class ConfiguredModel:
 class Config:
     """A whole file. `concurrency` bounds the answers of all models together; None: each its own slots."""
 
-    path: Path
     models: tuple[ConfiguredModel, ...]
     concurrency: int | None = None
     host: str | None = None
@@ -183,7 +182,6 @@ class _Reader:
         fields = Fields(self.fault, "", tree, ("concurrency", "models", "listen"))
         listen = Fields(self.fault, "listen", fields.get("listen", {}), ("port", "host"))
         return Config(
-            path=self._folder,
             models=tuple(self._models(fields)),
             concurrency=fields.integer("concurrency", 1, 1024),
             host=listen.text("host") or None,

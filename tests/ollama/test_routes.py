@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from akashllm.models import TINY
-from akashllm.server.api.ollama import OLLAMA_CONTRACT
 from akashllm.server.domain import ChatPrompt
+from akashllm.server.models.registry import CONTRACT
 from akashllm.server.settings import Settings
 from akashllm.testing.engine import Reply, ScriptedEngine
 from tests.ollama.conftest import lines, script, serving
@@ -120,7 +120,7 @@ def test_a_slash_too_many_is_forgiven(http: httpx.Client) -> None:
 
 def test_the_version_is_that_of_the_contract(http: httpx.Client) -> None:
     """Clients compare it; HEAD works as clients use it to find the service."""
-    assert http.get("/api/version").json() == {"version": OLLAMA_CONTRACT}
+    assert http.get("/api/version").json() == {"version": CONTRACT}
     assert http.head("/api/version").status_code == 200
     assert http.head("/api/tags").status_code == 200
     assert http.get("/api/status").json() == {"cloud": {"disabled": True, "source": "config"}}

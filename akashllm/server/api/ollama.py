@@ -23,6 +23,7 @@ from akashllm.server.domain import Delta, Done, Event, Finish, Generation, Model
 from akashllm.server.guard.body import read_json
 from akashllm.server.models.described import described, header_of
 from akashllm.server.models.identity import Identity, ModelFile
+from akashllm.server.models.registry import CONTRACT
 from akashllm.server.models.store import ModelStore
 from akashllm.server.models.stored import StoredModel
 from akashllm.server.resident import Resident
@@ -30,9 +31,6 @@ from akashllm.server.runtime import Runtime
 from akashllm.server.served import Served
 from akashllm.server.wire.ollama import catalogue, prompts, requests, responses, showing
 from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest, ShowRequest
-
-OLLAMA_CONTRACT = "0.33.0"
-"""The version of Ollama whose interface this is. Clients compare it (some refuse anything below 0.6.4)."""
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -44,7 +42,7 @@ Preparer = Callable[[ModelInfo], Generation]
 @router.api_route("/api/version", methods=["GET", "HEAD"])
 async def version() -> Response:
     """The level of the interface, not of this service: `/health` says that."""
-    return _json(msgspec.json.encode({"version": OLLAMA_CONTRACT}))
+    return _json(msgspec.json.encode({"version": CONTRACT}))
 
 
 @router.api_route("/api/status", methods=["GET", "HEAD"])

@@ -13,13 +13,10 @@ from typing import NamedTuple
 import msgspec
 
 from akashllm.digests import Sha256
+from akashllm.server.models.manifest import CONFIG, MANIFEST, MODEL
 
 HASHED_WHOLE = 1 << 30
 """Bytes up to which a file is hashed. Reading 40 GB only to list a model is not worth a minute of disk."""
-
-_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-_CONFIG = "application/vnd.docker.container.image.v1+json"
-_MODEL = "application/vnd.ollama.image.model"
 
 
 class Identity(NamedTuple):
@@ -79,8 +76,8 @@ def _manifest(layer: Sha256, size: int) -> str:
     config = b'{"model_format":"gguf","architecture":"amd64","os":"linux"}'
     manifest = {
         "schemaVersion": 2,
-        "mediaType": _MANIFEST,
-        "config": {"mediaType": _CONFIG, "digest": str(Sha256.of(config)), "size": len(config)},
-        "layers": [{"mediaType": _MODEL, "digest": str(layer), "size": size}],
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": str(Sha256.of(config)), "size": len(config)},
+        "layers": [{"mediaType": MODEL, "digest": str(layer), "size": size}],
     }
     return hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()

@@ -22,12 +22,14 @@ from akashllm.server.models.ranges import Ranges
 MARGIN = 64 << 20
 """Bytes of the disk that a download leaves to others."""
 
+UNLOCKABLE = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""What a volume without locks answers to whoever wants one."""
+
 _GIB = 1 << 30
 _BLOCK = 512
 _CHUNK = 1 << 20
 _MAX_RECORD = 4 << 20
 _POLL = 0.25
-_UNLOCKABLE = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _RECORD = 1
 """Version of the record; one of another version is not understood, and the file begun anew."""
 
@@ -252,6 +254,14 @@ def gib(size: int) -> str:
     return f"{size / _GIB:.1f} GiB" if size >= _GIB / 10 else f"{size / (1 << 20):.1f} MiB"
 
 
+def held(into: Path) -> int:
+    """Bytes of the disk that an unfinished download of `into` has already."""
+    try:
+        return _beside(into)[0].stat().st_blocks * _BLOCK
+    except OSError:
+        return 0
+
+
 def discard(into: Path) -> None:
     """Remove what there is of an unfinished download of `into`."""
     for path in _beside(into):
@@ -273,7 +283,7 @@ async def _lock(descriptor: int) -> None:
         except BlockingIOError:
             await asyncio.sleep(_POLL)
         except OSError as error:
-            if error.errno not in _UNLOCKABLE:
+            if error.errno not in UNLOCKABLE:
                 raise
             return
         else:

@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from pathlib import Path
 
 from akashllm.errors import DigestMismatch, DownloadFailed, RegistryFailed
 from akashllm.names import ModelName
 from akashllm.server.models.download import download
 from akashllm.server.models.manifest import Layer
+from akashllm.server.models.partial import held
 from akashllm.server.models.registry import Registries, Registry
 from akashllm.server.models.steps import Step, Tell, watched
 from akashllm.server.models.store import ModelStore
@@ -57,16 +57,8 @@ def _missing(store: ModelStore, layers: tuple[Layer, ...]) -> set[Layer]:
     with store.volume.locked():  # what removes files now may have looked before these were kept
         missing = {layer for layer in layers if store.blob(layer.sha256, layer.size) is None}
     if missing:
-        store.volume.need(sum(max(0, layer.size - _held(store.place(layer.sha256))) for layer in missing))
+        store.volume.need(sum(max(0, layer.size - held(store.place(layer.sha256))) for layer in missing))
     return missing
-
-
-def _held(path: Path) -> int:
-    """Bytes of the disk that an unfinished download of `path` has already."""
-    try:
-        return path.with_name(f".{path.name}.partial").stat().st_blocks * 512
-    except OSError:
-        return 0
 
 
 def _fetching(

@@ -28,18 +28,17 @@ from akashllm.digests import Sha256
 from akashllm.errors import BadRequest, RegistryFailed, StoreFailed
 from akashllm.names import REGISTRIES, ModelName
 from akashllm.server.models.manifest import MANIFEST, MAX_MANIFEST, Manifest
-from akashllm.server.models.source import MAX_REDIRECTS, Patience, new_client
+from akashllm.server.models.source import MAX_REDIRECTS, REDIRECTS, Origin, Patience, new_client, origin
 from akashllm.server.values import pairs
 from akashllm.version import __version__
 
 CONTRACT = "0.33.0"
-"""The version of Ollama that registries see: they answer 412 for models that need a newer one."""
-
-_Origin = tuple[str, str, int | None]
+"""The version of Ollama whose interface this service has. Clients compare it (some refuse less than 0.6.4), and
+registries answer 412 for models that need a newer one.
+"""
 
 _MAX_TOKEN = 64 << 10
 _MAX_ERROR = 4 << 10
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REALMS = {"hf.co": "huggingface.co", "huggingface.co": "hf.co", "registry.ollama.ai": "ollama.com"}
 """Where public registries also give tokens, each of the same owner (ollama#15661, ollama#17361)."""
 _PARAMETER = re.compile(r'([a-zA-Z]+)="([^"]*)"')
@@ -82,7 +81,7 @@ class Registries:
     async def open(self, name: ModelName, *, insecure: bool = False) -> AsyncIterator[Registry]:
         """The registry of a model, with connections of its own until the block ends."""
         address = httpx.URL(self.address(name.host, insecure=insecure))
-        async with self._client({_origin(address)}, parts=1) as client:
+        async with self._client({origin(address)}, parts=1) as client:
             yield Registry(client, address, name, self._keys.get(name.host.lower()))
 
     @asynccontextmanager
@@ -93,10 +92,10 @@ class Registries:
         """
         shared = self._shared.get(digest)
         if shared is None:
-            trusted: set[_Origin] = set()
+            trusted: set[Origin] = set()
             shared = self._shared[digest] = _Connections(self._client(trusted, parts=parts), trusted)
         shared.users += 1
-        shared.trusted.add(_origin(httpx.URL(url)))
+        shared.trusted.add(origin(httpx.URL(url)))
         try:
             yield shared.client
         finally:
@@ -106,13 +105,13 @@ class Registries:
                     del self._shared[digest]
                 await shared.client.aclose()
 
-    def _client(self, trusted: set[_Origin], parts: int) -> httpx.AsyncClient:
+    def _client(self, trusted: set[Origin], parts: int) -> httpx.AsyncClient:
         """A client that goes to `trusted`, and elsewhere only where a redirect may lead."""
         client = new_client(self.patience, parts=parts)
         client.headers["user-agent"] = f"ollama/{CONTRACT} (amd64 linux) akashllm/{__version__}"
 
         async def allowed(request: httpx.Request) -> None:
-            if _origin(request.url) not in trusted:
+            if origin(request.url) not in trusted:
                 await require_public(request.url)
 
         client.event_hooks = {"request": [allowed]}
@@ -122,7 +121,7 @@ class Registries:
 @dataclass(slots=True)
 class _Connections:
     client: httpx.AsyncClient
-    trusted: set[_Origin]
+    trusted: set[Origin]
     users: int = 0
 
 
@@ -187,13 +186,13 @@ class Registry:
     ) -> httpx.Response:
         target = httpx.URL(url)
         for _ in range(MAX_REDIRECTS):
-            own = self.authorization if _origin(target) == _origin(self._address) else {}
+            own = self.authorization if origin(target) == origin(self._address) else {}
             request = self.client.build_request(method, target, headers={**(headers or {}), **own}, **body)
             try:
                 response = await self.client.send(request, stream=True)
             except httpx.HTTPError as error:
                 raise self._broken(error) from error
-            if response.status_code not in _REDIRECTS or method not in {"GET", "HEAD"}:
+            if response.status_code not in REDIRECTS or method not in {"GET", "HEAD"}:
                 return response
             await response.aclose()
             target = self.within(response, target, method)
@@ -207,7 +206,7 @@ class Registry:
             target = httpx.URL("")
         if not target.host or target.scheme not in {"http", "https"}:
             raise RegistryFailed(f"{self.host} redirects to something that is no address")
-        if method not in {"GET", "HEAD"} and _origin(target) != _origin(self._address):
+        if method not in {"GET", "HEAD"} and origin(target) != origin(self._address):
             raise RegistryFailed(f"{self.host} wants the model sent to another host, which is refused")
         return target
 
@@ -233,7 +232,7 @@ class Registry:
         except httpx.InvalidURL:
             realm = httpx.URL("")
         twin = ("https", _REALMS.get(self._address.host), 443)
-        if _origin(realm) != _origin(self._address) and _origin(realm) != twin:
+        if origin(realm) != origin(self._address) and origin(realm) != twin:
             raise RegistryFailed(f"{self.host} wants its tokens asked for at another host, which is refused")
         query = {key: fields[key] for key in ("service", "scope") if key in fields}
         request = self.client.build_request("GET", realm.copy_merge_params(query), headers=user)
@@ -263,7 +262,7 @@ class Registry:
         """What an answer other than the wanted one says, in a line that is safe to show."""
         if response.status_code in {401, 403}:
             return f"{self.host} does not let us: it answers {response.status_code}"
-        if response.status_code in _REDIRECTS:
+        if response.status_code in REDIRECTS:
             return f"{self.host} redirects a request that must not be redirected"
         body = b""
         async for chunk in response.aiter_bytes():
@@ -309,10 +308,6 @@ def _is_public(address: object) -> bool:
     mapped = getattr(found, "ipv4_mapped", None)
     checked = mapped or found
     return bool(checked.is_global and not checked.is_multicast)
-
-
-def _origin(url: httpx.URL) -> _Origin:
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 async def _bounded(response: httpx.Response, most: int, what: str) -> bytes:

@@ -20,7 +20,7 @@ import msgspec
 from akashllm.errors import DownloadFailed
 from akashllm.server.models.hub import RemoteFile
 from akashllm.server.models.origin import safe_path
-from akashllm.server.models.partial import MARGIN, disk, gib
+from akashllm.server.models.partial import MARGIN, disk, gib, held
 
 logger = logging.getLogger(__name__)
 
@@ -130,12 +130,10 @@ class Snapshots:
 
 def _held(path: Path) -> int:
     """Bytes of a file, or of the part of it, that take space already."""
-    for candidate in (path, path.with_name(f".{path.name}.partial")):
-        try:
-            return candidate.stat().st_blocks * 512
-        except OSError:
-            continue
-    return 0
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return held(path)
 
 
 def _size(folder: Path) -> int:

@@ -21,7 +21,10 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 logging.getLogger("httpcore").setLevel(logging.INFO)
 
 MAX_REDIRECTS = 8
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+Origin = tuple[str, str, int | None]
+"""Scheme, host and port."""
+
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PRIVATE = frozenset({"authorization", "cookie", "proxy-authorization"})
 _EXPIRED = frozenset({400, 401, 403, 404, 410})
@@ -124,7 +127,7 @@ class Source:
         url = self._resolved or self.url
         for _ in range(MAX_REDIRECTS):
             response = await self._send(url, extra)
-            if response.status_code in _REDIRECTS:
+            if response.status_code in REDIRECTS:
                 await response.aclose()
                 url = self._next(url, response)
                 continue
@@ -150,7 +153,7 @@ class Source:
 
     def _own(self, url: httpx.URL) -> dict[str, str]:
         """The caller's headers; those that open doors only where they were meant to."""
-        if _origin(url) == _origin(self.url):
+        if origin(url) == origin(self.url):
             return self._headers
         return {name: value for name, value in self._headers.items() if name.lower() not in _PRIVATE}
 
@@ -217,8 +220,9 @@ def retry_after(value: str) -> float | None:
     return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
+def origin(url: httpx.URL) -> Origin:
+    """Where credentials for `url` may go: equal for two addresses of one server."""
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def _broken(error: httpx.HTTPError) -> str:

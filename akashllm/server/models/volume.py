@@ -14,16 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from akashllm.errors import Busy, StoreFailed
-from akashllm.server.models.partial import gib
+from akashllm.server.models.partial import MARGIN, UNLOCKABLE, gib
 
 logger = logging.getLogger(__name__)
 
-RESERVE = 64 << 20
-"""Bytes of the disk that are left to others."""
 PATIENCE = 60.0
 """Seconds to wait for another process that changes the store."""
 _POLL = 0.02
-_UNLOCKABLE = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 class Volume:
@@ -103,7 +100,7 @@ class Volume:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         with self.explained():
-            return max(0, shutil.disk_usage(folder).free - RESERVE)
+            return max(0, shutil.disk_usage(folder).free - MARGIN)
 
     def need(self, size: int) -> None:
         """Raise `StoreFailed` unless `size` bytes fit."""
@@ -126,7 +123,7 @@ def _take(descriptor: int, patience: float) -> None:
                 raise _busy() from None
             time.sleep(_POLL)
         except OSError as error:
-            if error.errno not in _UNLOCKABLE:
+            if error.errno not in UNLOCKABLE:
                 raise
             logger.warning("the model store's volume has no locks: let no second process change it")
             return

@@ -17,6 +17,7 @@ from akashllm.server.domain import (
 )
 from akashllm.server.wire.ollama.options import Chosen
 from akashllm.server.wire.ollama.requests import ChatRequest, EmbedRequest, GenerateRequest, model_name
+from akashllm.server.wire.ollama.values import UNKNOWN
 
 _CONTEXTS = 10
 
@@ -135,7 +136,7 @@ def _refuse_images(images: tuple[Image, ...], asked: str, info: ModelInfo) -> No
             f'this model ("{asked}") has no vision: leave out the images, or serve a model that sees',
             param="images",
         )
-    if any(image.media_type == "application/octet-stream" for image in images):
+    if any(image.media_type == UNKNOWN for image in images):
         raise BadRequest("an image is neither PNG, JPEG nor WebP", param="images")
 
 

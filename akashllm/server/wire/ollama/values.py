@@ -10,10 +10,14 @@ import msgspec
 
 from akashllm.errors import BadRequest
 from akashllm.server.domain import Constraint, Image
+from akashllm.server.wire.images import media_type
 from akashllm.server.wire.ollama.reading import Fields, mismatch
 
 FOREVER = -1.0
 """A keep-alive that never ends, in seconds."""
+
+UNKNOWN = "application/octet-stream"
+"""The media type of what is no image that is read here."""
 
 THINK_LEVELS = ("high", "medium", "low", "max")
 
@@ -32,10 +36,6 @@ _DURATION_TERM = re.compile(r"(?P<number>[0-9]+\.?[0-9]*|\.[0-9]+)(?P<unit>[^0-9
 _GO_TYPES = {bool: "bool", dict: "map[string]interface {}", list: "[]interface {}"}
 _SHOWN = 64
 
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 
 
@@ -113,18 +113,8 @@ def images(fields: Fields) -> tuple[Image, ...]:
         if not isinstance(item, str):
             mismatch(item, fields.at("images"), "api.ImageData")
         data = _base64(item)
-        found.append(Image(media_type=media_type(data), data=data))
+        found.append(Image(media_type=media_type(data) or UNKNOWN, data=data))
     return tuple(found)
-
-
-def media_type(data: bytes) -> str:
-    """What the first bytes of an image say it is; `application/octet-stream` if nothing known."""
-    for magic, name in _MAGIC:
-        if data.startswith(magic):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return "application/octet-stream"
 
 
 def _base64(text: str) -> bytes:

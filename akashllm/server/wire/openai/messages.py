@@ -8,12 +8,12 @@ import re
 
 from akashllm.errors import Unsupported
 from akashllm.server.domain import Image, Message, ModelInfo
+from akashllm.server.wire.images import media_type
 from akashllm.server.wire.openai.reading import Fields, invalid, missing, wrong_type
 from akashllm.server.wire.openai.tools import read_calls
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _DATA_URI = re.compile(r"data:(?:image/(?:png|jpe?g|webp))?;base64,", re.IGNORECASE | re.ASCII)
-_WEBP_HEADER = 12
 
 
 def read_messages(body: Fields, info: ModelInfo) -> tuple[Message, ...]:
@@ -114,18 +114,7 @@ def _image(part: Fields, info: ModelInfo) -> Image:
         data = base64.b64decode(url[head.end() :], validate=True)
     except binascii.Error as error:
         raise invalid(holder.at(key), "is not valid base64", code="invalid_base64") from error
-    media_type = _magic(data)
-    if media_type is None:
+    kind = media_type(data)
+    if kind is None:
         raise invalid(holder.at(key), "is not a PNG, JPEG or WebP image", code="invalid_image_format")
-    return Image(media_type=media_type, data=data)
-
-
-def _magic(data: bytes) -> str | None:
-    """The media type, by the first bytes: what a client claims is not evidence."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if len(data) >= _WEBP_HEADER and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return None
+    return Image(media_type=kind, data=data)
