@@ -24,6 +24,7 @@ from akashllm.cli import (
     operate,
     serve,
     smoke,
+    status,
     updating,
     watch,
 )
@@ -43,7 +44,7 @@ EXIT_INTERRUPTED = 130
 COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("deploy", deploy.deploy),
     ("list", operate.list_),
-    ("status", operate.status),
+    ("status", status.status),
     ("logs", inside.logs),
     ("events", inside.events),
     ("shell", inside.shell),
@@ -67,6 +68,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("doctor", images.doctor),
     ("version", look.version),
 )
+
+_NAMES = frozenset(name for name, _ in COMMANDS)
 
 app = typer.Typer(
     name="akashllm",
@@ -132,7 +135,7 @@ def _run(arguments: Sequence[str]) -> int:
     except AkashllmError as error:
         return _fail(error, as_json=as_json)
     except TyperException as error:
-        return _usage(error, as_json=as_json)
+        return _usage(error, next(iter(options), ""), as_json=as_json)
     except (Interrupted, KeyboardInterrupt, typer.Abort) as error:
         hint = getattr(error, "hint", "")
         return _say("Interrupted", "interrupted", hint, EXIT_INTERRUPTED, as_json=as_json)
@@ -176,23 +179,21 @@ def _fail(error: AkashllmError, *, as_json: bool, document: Mapping[str, Any] | 
     )
 
 
-def _usage(error: TyperException, *, as_json: bool) -> int:
+def _usage(error: TyperException, command: str, *, as_json: bool) -> int:
     """What the parser refused. Without any argument that is a request for help."""
     if type(error).__name__ == "NoArgsIsHelpError" and not as_json:
         print(error.format_message(), file=sys.stderr)
         return EXIT_USAGE
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context else "akashllm"
+    where = f"akashllm {command}" if command in _NAMES else "akashllm"
     message = error.format_message().rstrip(".") or "a command is missing"
     if type(error).__name__ == "NoArgsIsHelpError":
         message = "a command is missing"
-    return _say("UsageError", message, f"`{command} --help` shows how", EXIT_USAGE, as_json=as_json)
+    return _say("UsageError", message, f"`{where} --help` shows how", EXIT_USAGE, as_json=as_json)
 
 
 def _internal(error: Exception, command: str, *, as_json: bool) -> int:
-    known = {name for name, _ in COMMANDS}
     try:
-        where = f"the traceback is in {save_traceback(error, command if command in known else '?')}"
+        where = f"the traceback is in {save_traceback(error, command if command in _NAMES else '?')}"
     except (OSError, AkashllmError) as second:
         where = f"the traceback could not be saved either: {second}"
     message = f"akashllm itself failed ({type(error).__name__})"

@@ -32,7 +32,7 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it comes;
 Tail = Annotated[int | None, typer.Option("--tail", "-n", metavar="LINES", min=0, help="Last lines only.")]
 Command = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[-- COMMAND...]", help=f"What to run, after two hyphens; else {SHELL}."),
+    typer.Argument(metavar="-- COMMAND", help=f"What to run, after two hyphens; else {SHELL}."),
 ]
 Service = Annotated[
     str | None,
@@ -112,7 +112,7 @@ def events(name: opt.Name, *, follow: Follow = False, json: opt.Json = False) ->
     with recorded() as (store, markets):
         row = store.find(name)
         try:
-            gateway, lease = _gateway(row, markets.get(row.market))
+            gateway, lease = gateway_of(row, markets.get(row.market))
             lines = gateway.events(lease, follow=follow)
             if json:
                 shown = [{"object": line.service, "text": line.text} for line in lines]
@@ -203,10 +203,11 @@ def _shells(row: Deployment, market: Market | None) -> tuple[Shells, Lease]:
             hint=f"`akashllm logs {row.name}` shows what it writes; "
             "`akashllm deploy --market local --container` runs a model in one",
         )
-    return _gateway(row, market)
+    return gateway_of(row, market)
 
 
-def _gateway(row: Deployment, market: Market | None) -> tuple[Gateway | WalletGateway, Lease]:
+def gateway_of(row: Deployment, market: Market | None) -> tuple[Gateway | WalletGateway, Lease]:
+    """The gateway of its provider, and its lease. Raises `MarketError` where it is at none."""
     if row.dseq is None:
         raise NoSuchDeployment(
             f"{row.name} was never started", hint=f"`akashllm status {row.name}` says how far it is"

@@ -110,6 +110,15 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """How many copies of a service run, of those that were ordered."""
+
+    service: str
+    ready: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How a deployment stands, in the market's words.
 
@@ -117,6 +126,7 @@ class Standing:
     restarts   how often the service was started again
     hours      how long the funds last; None where nothing is charged or it is not known
     terms      what it costs; None likewise
+    replicas   of each service, as far as its provider says
     """
 
     dseq: str
@@ -128,6 +138,7 @@ class Standing:
     since: str | None = None
     hours: float | None = None
     terms: Terms | None = None
+    replicas: tuple[Replicas, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

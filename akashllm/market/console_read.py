@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import urlsplit
 
-from akashllm.market.base import Bid, Terms
+from akashllm.market.base import Bid, Replicas, Terms
 from akashllm.market.console_errors import cleaned, nonsense
 from akashllm.sdl.quantities import BLOCKS_AN_HOUR
 
@@ -195,12 +195,17 @@ def address_of(lease: LeaseRead) -> str | None:
     return None
 
 
-def available(lease: LeaseRead) -> bool:
-    """Whether the provider says that the container runs."""
-    return any(
-        _small(mapping(service).get(field), 0) > 0
-        for service in (lease.services or {}).values()
-        for field in ("available", "ready_replicas", "available_replicas")
+def replicas_of(lease: LeaseRead) -> tuple[Replicas, ...]:
+    """How many containers of each service the provider says are up."""
+    return tuple(
+        Replicas(
+            service=cleaned(str(name)),
+            ready=max(
+                _small(said.get(key), 0) for key in ("available", "ready_replicas", "available_replicas")
+            ),
+            wanted=max(_small(said.get(key), 0) for key in ("total", "replicas")),
+        )
+        for name, said in ((name, mapping(said)) for name, said in (lease.services or {}).items())
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from akashllm.errors import MarketError, ProviderFailed
 from akashllm.market.base import Lease, MarketState, Standing
-from akashllm.market.console_read import DeploymentRead, LeaseRead, address_of, available, reason_of
+from akashllm.market.console_read import DeploymentRead, LeaseRead, address_of, reason_of, replicas_of
 
 
 def as_lease(dseq: str, lease: LeaseRead) -> Lease:
@@ -56,7 +56,8 @@ def standing_of(
     if lease.state != "active":
         return Standing(dseq=dseq, state="failed", provider=provider, reason=reason_of(lease))
     lease = ask(lease)
-    state: MarketState = "running" if available(lease) else "starting"
+    replicas = replicas_of(lease)
+    state: MarketState = "running" if any(one.ready for one in replicas) else "starting"
     return Standing(
         dseq=dseq,
         state=state,
@@ -65,4 +66,5 @@ def standing_of(
         reason="" if state == "running" else "the provider has not started the container yet",
         hours=found.hours,
         terms=found.terms,
+        replicas=replicas,
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from akashllm.errors import MarketError
-from akashllm.market.base import Held, Market, Standing
+from akashllm.market.base import Held, Market, Replicas, Standing
 from akashllm.market.probe import Health, probe
 from akashllm.state import Deployment, Home, Store
 
@@ -49,6 +49,16 @@ class View:
     created_at: str | None = None
     updated_at: str | None = None
     hours: float | None = None
+    replicas: tuple[Replicas, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The state, with how much of the model is loaded where that is known."""
+        return (
+            f"loading {self.percent:.0f} %"
+            if self.state == "loading" and self.percent is not None
+            else self.state
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -145,6 +155,7 @@ def view(store: Store, row: Deployment, market: Market | None, *, ask: Ask = pro
         created_at=row.created_at,
         updated_at=row.updated_at,
         hours=standing.hours if standing else None,
+        replicas=standing.replicas if standing else (),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,18 @@ import pytest
 
 from akashllm.cli.app import run
 from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
-from akashllm.market.base import Lease
+from akashllm.market.base import Bid, Lease
 from akashllm.market.console import ConsoleMarket
 from akashllm.market.console_http import ConsoleHttp
 from akashllm.market.console_journal import Journal
 from akashllm.market.console_key import ApiKey
 from akashllm.market.gateway_tls import CHAIN_VARIABLE, on_chain, trust
+from akashllm.market.order import bid_to_record
 from akashllm.state import Home, Store
 from akashllm.testing.certificates import Certificate, Signer, self_signed
 from akashllm.testing.market.world import OWNER
 
-from .conftest import PROVIDER, MakePlace
+from .conftest import PROVIDER, MakePlace, Place
 
 
 def test_a_self_signed_certificate_counts_if_the_chain_publishes_it(make_place: MakePlace) -> None:
@@ -211,16 +214,7 @@ def test_the_command_line_shows_logs_and_events(
 ) -> None:
     """`logs` and `events` take the deployment's number."""
     place = make_place(events=[("Normal", "Pulled", "image \x1b[31mpulled")])
-    for name in list(os.environ):
-        if name.startswith("AKASH_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AKASHLLM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("AKASH_CONSOLE_API_URL", place.market.url)
-    monkeypatch.setenv("AKASH_CONSOLE_API_KEY", place.market.key)
-
-    with Store(Home.find()) as store:
-        row = store.add("there", "console", {"engine": "llamacpp"}, "done")
-        store.update(row.id, state="active", dseq=place.dseq)
+    _recorded(place, tmp_path, monkeypatch)
 
     assert run(["logs", place.dseq]) == 0
     assert capfd.readouterr().out == "one\ntwo\nthree\n"
@@ -228,3 +222,53 @@ def test_the_command_line_shows_logs_and_events(
     shown = capfd.readouterr().out
     assert "Pulled" in shown
     assert "\x1b" not in shown
+
+
+def test_status_says_what_runs_where_on_what_and_for_how_much(
+    make_place: MakePlace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Replicas, GPU, price, funds and the cluster's last events; a provider that is silent costs only those."""
+    noted = [("Normal", "Pulled", f"image {number}") for number in range(9)]
+    place = make_place(events=[*noted, ("Warning", "BackOff", "again")])
+    _recorded(place, tmp_path, monkeypatch)
+
+    assert run(["status", "there"]) == 0
+    shown = capfd.readouterr().out
+    assert "replicas  llm 1 of 1\n" in shown
+    assert "gpu       2 x h100\n" in shown
+    assert "price     $0.006 an hour, $4.38 a month\n" in shown
+    assert "money     lasts 83.3 hours\n" in shown
+    assert shown.count("event  ") == 5
+    assert shown.endswith("Warning BackOff: again\n")
+
+    assert run(["status", "there", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["replicas"] == [{"service": "llm", "ready": 1, "wanted": 1}]
+    assert (document["gpu"], document["dollars_per_hour"]) == ("2 x h100", 0.006)
+    assert len(document["provider_events"]) == 5
+    assert "provider_silent" not in document
+
+    place.market.world.certificates.clear()
+    assert run(["status", "there", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["provider_events"] == []
+    assert "publishes another" in document["provider_silent"]
+
+
+def _recorded(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record knows the deployment as `there`, with the bid that was taken."""
+    for name in list(os.environ):
+        if name.startswith("AKASH_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AKASHLLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("AKASH_CONSOLE_API_URL", place.market.url)
+    monkeypatch.setenv("AKASH_CONSOLE_API_KEY", place.market.key)
+    plan = {"engine": "vllm", "gpus": [{"model": "h100", "count": 2}, {"model": "a100", "count": 2}]}
+    bid = Bid(provider=PROVIDER, amount=Decimal(10), denom="uact", gpu="h100")
+    with Store(Home.find()) as store:
+        row = store.add("there", "console", plan, "done")
+        facts = {"bid": bid_to_record(bid)}
+        store.update(row.id, state="active", dseq=place.dseq, provider=PROVIDER, facts=facts)
