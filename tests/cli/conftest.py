@@ -63,9 +63,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         market.close(held.dseq)
 
 
-@pytest.fixture
-def here(home: Home, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
+def caller(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process."""
 
     def call(*arguments: str) -> Said:
         capsys.readouterr()
@@ -74,6 +73,12 @@ def here(home: Home, capsys: pytest.CaptureFixture[str]) -> Run:
         return Said(code, said.out, said.err)
 
     return call
+
+
+@pytest.fixture
+def here(home: Home, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process, with a home of its own."""
+    return caller(capsys)
 
 
 @pytest.fixture

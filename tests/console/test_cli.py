@@ -8,24 +8,22 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from akashllm.cli.app import run
 from akashllm.market import console, console_http
 from akashllm.models import TINY
 from akashllm.state import Home, Store
 from akashllm.testing.images import pretend_pushed
 from akashllm.testing.market import Fault, LocalRunner, MarketServer, Shape, World
-from tests.cli.conftest import Said
+from tests.cli.conftest import Run, Said, caller
 from tests.market.conftest import QUICK
 
 from .conftest import CANARY, provider
 
-Run = Callable[..., Said]
 DEPLOY = ("deploy", "--market", "console", "--bid-wait", "0", "--yes")
 
 
@@ -57,13 +55,12 @@ def home(tmp_path: Path, server: MarketServer, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def here(home: Home, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process; Console's key is never in what it says."""
+    ran = caller(capsys)
 
     def call(*arguments: str) -> Said:
-        capsys.readouterr()
-        code = run(arguments)
-        said = capsys.readouterr()
+        said = ran(*arguments)
         assert CANARY not in said.out + said.err
-        return Said(code, said.out, said.err)
+        return said
 
     return call
 

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from akashllm.cli.app import run
 from akashllm.images import DockerEngine
 from akashllm.state import Home
 from akashllm.testing.market import ContainerRunner, MarketServer, Provider, Shape, World
-from tests.cli.conftest import Said
+from tests.cli.conftest import Run, caller
 from tests.images.conftest import ROOT, BuiltImage
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -27,7 +26,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(2400)]
 CONSOLE_KEY = "ac.sk.test." + "c0ffee42" * 8
 
 Akashllm = Callable[..., dict[str, Any]]
-Run = Callable[..., Said]
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +124,7 @@ def here(
             monkeypatch.delenv(name)
     monkeypatch.setenv("AKASHLLM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DOCKER_HOST", docker_address)
-
-    def call(*arguments: str) -> Said:
-        capsys.readouterr()
-        code = run(arguments)
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
-
-    return call
+    return caller(capsys)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import requests
 
 from akashllm.state import Home, Store
 from akashllm.testing.wallet import FakeCommand
-from tests.wallet.test_cli import DEPLOY, SETTINGS, Run, command, here
+from tests.cli.conftest import Run
+from tests.wallet.test_cli import DEPLOY, SETTINGS, command, here
 
 __all__ = ["command", "here"]
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from akashllm.cli.app import run
 from akashllm.market import wallet, wallet_tx
 from akashllm.market.wallet_journal import Account, Orders
 from akashllm.state import Home
 from akashllm.testing.images import pretend_pushed
 from akashllm.testing.market import LocalRunner, World
 from akashllm.testing.wallet import FakeCommand, installed
-from tests.cli.conftest import Said
+from tests.cli.conftest import Run, caller
 from tests.market.conftest import QUICK
 
 from .conftest import ENVIRON, provider
 
-Run = Callable[..., Said]
 DEPLOY = ("deploy", "--market", "wallet", "--from", "mine", "--bid-wait", "0", "--yes")
 
 
@@ -47,14 +45,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCom
 @pytest.fixture
 def here(command: FakeCommand, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process."""
-
-    def call(*arguments: str) -> Said:
-        capsys.readouterr()
-        code = run(arguments)
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
-
-    return call
+    return caller(capsys)
 
 
 SETTINGS = (
