@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from akashllm.errors import BadRequest, NoSuchRoute, ServiceError, WrongMethod
 from akashllm.server.api import audio, chat_page, create, ollama, openai, ops, store
@@ -38,8 +38,6 @@ from akashllm.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_NOT_FOUND = 404
-_NOT_ALLOWED = 405
 _CORS_HEADERS = (
     *("Authorization", "Content-Type", "X-Api-Key", "X-Request-ID", "X-Requested-With", "User-Agent"),
     *("OpenAI-Beta", "OpenAI-Organization", "OpenAI-Project"),
@@ -179,14 +177,16 @@ async def _answer(request: Request, error: Exception) -> Response:
     match error:
         case ServiceError():
             return error_response(path, error)
-        case HTTPException(status_code=404 | 405) if dialect_of(path) == "ollama":
-            words = "404 page not found" if error.status_code == _NOT_FOUND else "405 method not allowed"
-            return Response(words, error.status_code, error.headers, "text/plain; charset=utf-8")
+        case HTTPException(status_code=404) if dialect_of(path) == "ollama":
+            return PlainTextResponse("404 page not found", 404)
         case HTTPException(status_code=404):
             return error_response(path, NoSuchRoute(f"no such path: this service has no {_quoted(path)}"))
         case HTTPException(status_code=405):
-            response = error_response(path, WrongMethod(f"{_quoted(path)} does not take that method"))
-            response.headers.update(error.headers or {})
+            if dialect_of(path) == "ollama":
+                response: Response = PlainTextResponse("405 method not allowed", 405)
+            else:
+                response = error_response(path, WrongMethod(f"{_quoted(path)} does not take that method"))
+            response.headers["allow"] = _methods(request.app, path)
             return response
         case _:
             return error_response(path, BadRequest("the request is malformed"))
@@ -199,14 +199,23 @@ def _quoted(path: str) -> str:
 
 def routes(app: FastAPI) -> Iterator[tuple[str, object]]:
     """Every path the application serves with its endpoint, also those of included routers."""
-    yield from _walk(app.routes)
+    for route in _flat(app.routes):
+        yield getattr(route, "path", repr(route)), getattr(route, "endpoint", None)
 
 
-def _walk(found: Sequence[object]) -> Iterator[tuple[str, object]]:
+def _flat(found: Sequence[object]) -> Iterator[Any]:
     for route in found:
         contexts = getattr(route, "effective_route_contexts", None)
         if contexts is not None:
-            for context in contexts():
-                yield context.path, context.endpoint
+            yield from contexts()
         else:
-            yield getattr(route, "path", repr(route)), getattr(route, "endpoint", None)
+            yield route
+
+
+def _methods(app: FastAPI, path: str) -> str:
+    """The methods of a path, as `Allow` lists them: the router names only those of the first route it finds."""
+    return ", ".join(
+        sorted(
+            {method for route in _flat(app.routes) if route.path_regex.match(path) for method in route.methods}
+        )
+    )

@@ -312,6 +312,23 @@ async def test_a_configured_page_may_use_the_official_clients(names: str) -> Non
             assert (await client.options("/v1/chat/completions", headers=headers)).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/models/tiny", "DELETE, GET, HEAD"),
+        (f"/api/blobs/sha256:{'0' * 64}", "HEAD, POST"),
+        ("/api/delete", "DELETE"),
+        ("/api/tags", "GET, HEAD"),
+        ("/openai/v1/chat/completions", "POST"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(path: str, methods: str) -> None:
+    """405 lists every method of the path, also of one that several routes share (RFC 9110, 15.5.6)."""
+    async with serving() as service, service.client() as client:
+        refused = await client.put(path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, methods)
+
+
 async def test_what_can_be_read_answers_head() -> None:
     """Every path that answers GET answers HEAD with the same status and no body, as HTTP asks of servers."""
     async with serving(docs=True) as service, service.client() as client:
