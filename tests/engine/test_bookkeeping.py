@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from akashllm.errors import ContextOverflow, EngineDied, ServiceError, Unsupported
 from akashllm.server.domain import Delta, EngineStats, Generation, Sampling, TextPrompt
 from akashllm.server.engines import frames
-from akashllm.server.engines.framed import Feed
+from akashllm.server.engines.feeds import TextFeed
 from akashllm.server.engines.llamacpp.cells import Cells
 from akashllm.server.engines.llamacpp.compose import TILE, block_shares, shares, whole_blocks
 from akashllm.server.engines.llamacpp.prefix import Resident, common_prefix, faithful, longest
@@ -177,7 +177,8 @@ def test_frames_cross_the_connection() -> None:
 @given(st.lists(st.sampled_from(["text", "thinking"]), min_size=1, max_size=80))
 async def test_piled_up_deltas_keep_their_order(kinds: list[str]) -> None:
     """Deltas that come as one say the same in the same order."""
-    feed = Feed(1, Generation(id="a", model="m", prompt=TextPrompt(text="")))
+    request = Generation(id="a", model="m", prompt=TextPrompt(text=""))
+    feed = TextFeed(frames.Submit(key=1, request=request))
     for place, kind in enumerate(kinds):
         words = f"{kind}{place} "
         feed.put(Delta(tokens=1, text=words) if kind == "text" else Delta(tokens=1, thinking=words))

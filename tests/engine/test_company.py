@@ -10,7 +10,7 @@ import pytest
 
 from akashllm.errors import ServiceError
 from akashllm.server.domain import Delta, Done, Event, Sampling
-from akashllm.server.engines.framed import Feed
+from akashllm.server.engines.feeds import TextFeed
 from akashllm.server.engines.llamacpp.engine import LlamaCppEngine
 from tests.engine.ask import Reply, run, say, stream, text, until
 from tests.engine.conftest import running
@@ -233,6 +233,7 @@ async def test_a_slow_reader_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
         slow = stream(engine, say("Tell me a story.", ignore_eos=True, shift=True, max_tokens=1200))
         await anext(slow)
         feed = next(iter(engine._feeds.values()))
+        assert isinstance(feed, TextFeed)
         await until(lambda: feed.held)
         assert (await run(engine, say("What is 7+8?"))).text == "7 + 8 = 15"
         size = feed.size
@@ -249,7 +250,7 @@ async def test_an_answer_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) ->
     """A fault of ours in reading one answer ends that request, in words: not the child, and not the others'."""
     read = LlamaCppEngine._read
 
-    def faulty(self: LlamaCppEngine, feed: Feed, event: Event) -> Iterable[Event]:
+    def faulty(self: LlamaCppEngine, feed: TextFeed, event: Event) -> Iterable[Event]:
         if feed.request.max_tokens == 300 and isinstance(event, Delta):
             raise RecursionError
         return read(self, feed, event)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -29,6 +29,7 @@ from akashllm.server.domain import (
 from akashllm.server.engine import State, Watcher
 from akashllm.server.engines import frames
 from akashllm.server.engines.answer import AnswerReader
+from akashllm.server.engines.feeds import Feed, TextFeed
 from akashllm.server.engines.frames import (
     Answer,
     Beat,
@@ -46,6 +47,7 @@ from akashllm.server.engines.frames import (
     Step,
     Submit,
     Tokenize,
+    Told,
 )
 from akashllm.server.engines.supervisor import Supervisor
 
@@ -54,119 +56,7 @@ log = logging.getLogger("akashllm.engine")
 HIGH_WATER = 64 * 1024
 """Bytes, roughly, a slow reader may leave unread before its request is held; it goes on at half of that."""
 
-PILE = 32
-"""Events a reader may be behind before deltas are put together; before that each token is seen to come."""
-
-_ENTRY = 64
 _SEEDS = 1 << 63
-
-
-class Feed:
-    """The events of one request between the child and its reader."""
-
-    __slots__ = (
-        "_events",
-        "_waiter",
-        "delivered",
-        "error",
-        "held",
-        "key",
-        "over",
-        "readers",
-        "request",
-        "retried",
-        "size",
-        "tail",
-    )
-
-    def __init__(self, key: int, request: Generation) -> None:
-        self.key = key
-        self.request = request
-        self._events: deque[Event] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self.error: ServiceError | None = None
-        self.size = 0
-        self.held = False
-        self.over = False
-        self.delivered = False
-        """Whether the reader has seen anything: if not, another child may start over."""
-        self.retried = False
-        self.tail = ""
-        """The end of the prompt as the model sees it."""
-        self.readers: dict[int, AnswerReader] = {}
-
-    def put(self, event: Event) -> None:
-        """Add an event and wake the reader."""
-        self._events.append(event)
-        if type(event) is Delta:
-            self.size += _weight(event)
-        elif type(event) is Done:
-            self.over = True
-        self._wake()
-
-    def fail(self, error: ServiceError) -> None:
-        """End with an error, after what is still to be read."""
-        self.error = error
-        self.over = True
-        self._wake()
-
-    def restart(self) -> None:
-        """Forget what a dead child said."""
-        self._events.clear()
-        self.size = 0
-        self.held = False
-        self.tail = ""
-        self.readers.clear()
-        self.retried = True
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    async def next(self) -> Event:
-        """The next event; deltas that have piled up come as one."""
-        while not self._events:
-            if self.error is not None:
-                raise self.error
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-            self._waiter = None
-        self.delivered = True
-        event = self._events.popleft()
-        if type(event) is Delta:
-            self.size -= _weight(event)
-            if len(self._events) >= PILE and not event.tool_calls:
-                event = self._gather(event)
-        return event
-
-    def _gather(self, first: Delta) -> Delta:
-        more: list[Delta] = []
-        while self._events:
-            event = self._events[0]
-            if type(event) is not Delta or event.index != first.index or event.tool_calls:
-                break
-            if event.thinking and (first.text or any(part.text for part in more)):
-                break
-            more.append(event)
-            self._events.popleft()
-            self.size -= _weight(event)
-        if not more:
-            return first
-        parts = [first, *more]
-        return Delta(
-            index=first.index,
-            text="".join(part.text for part in parts),
-            thinking="".join(part.thinking for part in parts),
-            tokens=sum(part.tokens for part in parts),
-            logprobs=tuple(itertools.chain.from_iterable(part.logprobs for part in parts)),
-        )
-
-
-def _weight(delta: Delta) -> int:
-    """Bytes a delta takes, roughly."""
-    entries = 1 + sum(1 + len(entry.top) for entry in delta.logprobs)
-    return len(delta.text) + len(delta.thinking) + _ENTRY * entries
 
 
 class FramedEngine:
@@ -189,7 +79,7 @@ class FramedEngine:
             module, order, self, watchdog=watchdog, python=python, environment=environment
         )
         self._keys = itertools.count(1)
-        self._feeds: dict[int, Feed] = {}
+        self._feeds: dict[int, Feed[Any]] = {}
         self._replies: dict[int, asyncio.Future[Reply]] = {}
         self._stats = EngineStats()
         self._formats: dict[bool, ChatFormat] = {}
@@ -255,12 +145,10 @@ class FramedEngine:
     async def generate(self, request: Generation) -> AsyncIterator[Event]:
         """The events of one request; closing the iterator cancels it."""
         await self.load()
-        feed = Feed(next(self._keys), self._adapt(request))
-        self._send(Submit(key=feed.key, request=feed.request))
-        self._feeds[feed.key] = feed
+        feed = TextFeed(Submit(key=next(self._keys), request=self._adapt(request)))
+        self._enter(feed)
         try:
-            while True:
-                event = await feed.next()
+            while (event := await feed.next()) is not None:
                 if feed.held and feed.size < HIGH_WATER // 2:
                     feed.held = False
                     self._supervisor.send(Hold(key=feed.key, on=False))
@@ -268,9 +156,7 @@ class FramedEngine:
                 if type(event) is Done:
                     return
         finally:
-            del self._feeds[feed.key]
-            if not feed.over:
-                self._supervisor.send(Cancel(key=feed.key))
+            self._leave(feed)
 
     async def embed(self, request: Embedding) -> Embeddings:
         """One vector an input."""
@@ -319,7 +205,20 @@ class FramedEngine:
         """What is known of the model once the child has told."""
         return info
 
-    def _read(self, feed: Feed, event: Event) -> Iterable[Event]:
+    def _take(self, feed: Feed[Any], event: Told) -> None:
+        """Take what the child says of a request."""
+        if not isinstance(feed, TextFeed):
+            return
+        if isinstance(event, Opened):
+            feed.tail = event.tail
+        elif isinstance(event, Started | Delta | Finish | Done):
+            for seen in self._read(feed, event):
+                feed.put(seen)
+            if feed.size > HIGH_WATER and not feed.held and not feed.over:
+                feed.held = True
+                self._supervisor.send(Hold(key=feed.key, on=True))
+
+    def _read(self, feed: TextFeed, event: Event) -> Iterable[Event]:
         """The events the reader sees for one of the child's: a chat's raw text becomes thinking and calls."""
         prompt = feed.request.prompt
         if not isinstance(prompt, ChatPrompt) or isinstance(event, Started | Done):
@@ -361,53 +260,54 @@ class FramedEngine:
                 pass
 
     def ready(self) -> None:
-        """Submit again what the last child had not answered."""
-        for feed in self._feeds.values():
-            if not feed.over:
-                self._supervisor.send(Submit(key=feed.key, request=feed.request))
+        """Order again what the last child had not answered."""
+        for feed in self._open():
+            self._supervisor.send(feed.order)
 
     def died(self, words: str) -> None:
         """End what the child was doing; what nobody has seen anything of waits for the next one."""
-        for feed in self._feeds.values():
-            if feed.over:
-                continue
-            if feed.delivered or feed.retried:
-                feed.fail(_died(words))
-            else:
-                feed.restart()
-        self._drop_replies(_died(words))
+        error = EngineDied(f"the engine stopped while this request was running: {words}", hint="send it again")
+        for feed in self._open():
+            feed.lost(error)
+        self._drop_replies(error)
 
     def gone(self, words: str) -> None:
         """End everything."""
-        error: ServiceError = EngineDied(f"{words} while this request was running", hint="send it again")
-        for feed in self._feeds.values():
-            if not feed.over:
-                feed.fail(error)
+        error = EngineDied(f"{words} while this request was running", hint="send it again")
+        for feed in self._open():
+            feed.fail(error)
         self._drop_replies(error)
 
     # --- inner ---------------------------------------------------------------------------------------------
+
+    def _enter(self, feed: Feed[Any]) -> None:
+        """Have the child begin with a request. Every feed that is entered has to be left."""
+        self._send(feed.order)
+        self._feeds[feed.key] = feed
+
+    def _leave(self, feed: Feed[Any]) -> None:
+        """Nobody reads it any more."""
+        del self._feeds[feed.key]
+        if not feed.over:
+            self._supervisor.send(Cancel(key=feed.key))
+
+    def _open(self) -> list[Feed[Any]]:
+        return [feed for feed in self._feeds.values() if not feed.over]
 
     def _answer(self, answer: Answer) -> None:
         feed = self._feeds.get(answer.key)
         if feed is None or feed.over:
             return
-        event = answer.event
-        if isinstance(event, Fault):
-            feed.fail(frames.revive(event))
-        elif isinstance(event, Opened):
-            feed.tail = event.tail
-        elif isinstance(event, Started | Delta | Finish | Done):
-            try:
-                for seen in self._read(feed, event):
-                    feed.put(seen)
-            except Exception:
-                # It came through the connection that everybody's answers come through.
-                log.exception("the answer to a request cannot be read")
-                feed.fail(ServiceError("the engine's answer to this request cannot be read"))
-                self._supervisor.send(Cancel(key=feed.key))
-            if feed.size > HIGH_WATER and not feed.held and not feed.over:
-                feed.held = True
-                self._supervisor.send(Hold(key=feed.key, on=True))
+        if isinstance(answer.event, Fault):
+            feed.fail(frames.revive(answer.event))
+            return
+        try:
+            self._take(feed, answer.event)
+        except Exception:
+            # It came through the connection that everybody's answers come through.
+            log.exception("the answer to a request cannot be read")
+            feed.fail(ServiceError("the engine's answer to this request cannot be read"))
+            self._supervisor.send(Cancel(key=feed.key))
 
     async def _ask(self, key: int, order: Embed | Tokenize | Detokenize) -> Reply:
         for attempt in (1, 2):
@@ -447,7 +347,3 @@ class FramedEngine:
     def _failure(self) -> EngineFailed:
         reason = self._supervisor.reason or "the engine was stopped"
         return EngineFailed(f"the engine cannot serve the model: {reason}", hint="see its log lines")
-
-
-def _died(words: str) -> EngineDied:
-    return EngineDied(f"the engine stopped while this request was running: {words}", hint="send it again")

@@ -160,11 +160,14 @@ class Transcribed(msgspec.Struct, frozen=True, kw_only=True, tag="transcribed"):
     """A transcription has ended."""
 
 
+Told = Started | Delta | Finish | Done | Opened | Heard | Segment | Transcribed
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True):
     """One event of one request."""
 
     key: int
-    event: Started | Delta | Finish | Done | Opened | Heard | Segment | Transcribed | Fault
+    event: Told | Fault
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag="step"):

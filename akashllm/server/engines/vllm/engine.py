@@ -10,7 +10,8 @@ import msgspec
 
 from akashllm.errors import AkashllmError
 from akashllm.server.domain import Event, ModelInfo
-from akashllm.server.engines.framed import Feed, FramedEngine
+from akashllm.server.engines.feeds import TextFeed
+from akashllm.server.engines.framed import FramedEngine
 from akashllm.server.engines.frames import Load
 from akashllm.server.engines.listening import ListeningEngine
 from akashllm.server.engines.vllm.options import Options
@@ -63,7 +64,7 @@ class VllmEngine(FramedEngine):
             environment={**(environment or {}), **({"PYTHONPATH": path} if path else {})},
         )
 
-    def _read(self, feed: Feed, event: Event) -> Iterable[Event]:
+    def _read(self, feed: TextFeed, event: Event) -> Iterable[Event]:
         """The child has read the answer already: it has the parsers."""
         del feed
         return (event,)
