@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 
 _PR_SET_PDEATHSIG = 1
@@ -19,6 +20,16 @@ def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> Non
     hear_of_the_end(number)
     if os.getppid() != parent:
         os._exit(0)
+
+
+def work_for(parent: int) -> None:
+    """As `die_with_parent`, and nothing else ends this process or is left of it.
+
+    A signal to the whole group is for the parent, which lets requests end before it ends this.
+    """
+    die_with_parent(parent)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def hear_of_the_end(number: signal.Signals) -> None:

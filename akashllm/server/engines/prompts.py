@@ -32,6 +32,10 @@ MAX_BIAS = 4096
 TAIL = 400
 """Characters of the rendered prompt that are told to the service."""
 
+MUCH = 1 << 17
+"""Characters of text from which a request is prepared apart from short ones; _MANY: messages."""
+_MANY = 256
+
 _KEPT = frozenset({"system", "developer"})
 
 
@@ -220,6 +224,22 @@ def check(request: Generation, vocabulary_size: int) -> None:
     _within("the number of biased tokens", len(request.sampling.logit_bias), 0, MAX_BIAS, "logit_bias")
     for token in request.sampling.logit_bias:
         _within("a token id in logit_bias", token, 0, vocabulary_size - 1, "logit_bias")
+
+
+def slow(request: Generation) -> bool:
+    """Whether preparing it may take seconds, for which others are not to wait: a grammar, or much text."""
+    match request.prompt:
+        case ChatPrompt(messages=messages, tools=tools):
+            if tools or len(messages) > _MANY:
+                return True
+            size = sum(len(message.content) + len(message.thinking) for message in messages)
+        case TextPrompt(text=text):
+            size = len(text)
+        case InfillPrompt(prefix=prefix, suffix=suffix):
+            size = len(prefix) + len(suffix)
+        case _:
+            size = 0
+    return request.constraint is not None or size > MUCH
 
 
 def _without(messages: Sequence[Message], places: Sequence[int]) -> list[Message]:

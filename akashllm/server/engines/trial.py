@@ -27,7 +27,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from akashllm.errors import BadRequest
 from akashllm.server.engines.frames import HEADER, receive
-from akashllm.server.engines.lifeline import die_with_parent
+from akashllm.server.engines.lifeline import work_for
 
 SECONDS = 2.0
 """Processor time of one trial; PATIENCE: seconds it may last where the processor is busy."""
@@ -216,10 +216,7 @@ def brief(text: str) -> str:
 def main() -> None:
     """`python -m akashllm.server.engines.trial FD PARENT_PID`."""
     descriptor, parent = (int(word) for word in sys.argv[1:3])
-    die_with_parent(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    work_for(parent)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     threading.stack_size(STACK)
     with socket.socket(fileno=descriptor) as connection:

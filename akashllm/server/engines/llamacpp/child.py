@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import signal
-import socket
 import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from threading import Condition, Event, Lock, Thread
+from threading import Condition, Event
 from time import perf_counter
 
 from akashllm.errors import EngineFailed, ServiceError
-from akashllm.server.domain import ChatPrompt, Done, EngineStats, Generation, InfillPrompt, Sampling, TextPrompt
+from akashllm.server.domain import ChatPrompt, Done, EngineStats, Generation, Sampling, TextPrompt
 from akashllm.server.engines import frames
 from akashllm.server.engines.blame import blame
+from akashllm.server.engines.child import Line, run
 from akashllm.server.engines.frames import (
     Answer,
     Beat,
@@ -34,31 +30,24 @@ from akashllm.server.engines.frames import (
     Ready,
     Refused,
     Reply,
-    Report,
     Shutdown,
     Step,
     Submit,
     Tokenize,
 )
-from akashllm.server.engines.lifeline import die_with_parent
 from akashllm.server.engines.llamacpp.embedding import Embedder, Work
 from akashllm.server.engines.llamacpp.job import Job
 from akashllm.server.engines.llamacpp.memory import SMALL_MODEL
 from akashllm.server.engines.llamacpp.model import ECHO_ROWS, Model, ModelRefused
 from akashllm.server.engines.llamacpp.prepare import Preparer
 from akashllm.server.engines.llamacpp.scheduler import Scheduler
-
-BEAT = 0.5
-"""Seconds between signs of life."""
+from akashllm.server.engines.prompts import MUCH, slow
 
 PAUSE = 0.02
 """Seconds to wait when nothing can be done until a slow reader has read."""
 
 _PREPARERS = 2
 _STACK = 16 << 20
-_MUCH = 1 << 17
-"""Characters of text from which a request is prepared apart from short ones; _MANY: messages."""
-_MANY = 256
 
 
 class Child:
@@ -68,9 +57,8 @@ class Child:
     compile, and one thread beats. Everything the main thread has to do comes through `_inbox`.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._sending = Lock()
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = Condition()
         self._jobs: dict[int, Job | None] = {}
@@ -85,15 +73,14 @@ class Child:
 
     def run(self) -> None:
         """Load, then decode until told to stop."""
-        body = frames.receive(self._connection)
-        order = frames.decode_order(body) if body is not None else Shutdown()
-        if not isinstance(order, Load):
+        order = self._line.load()
+        if order is None:
             return
-        Thread(target=self._beat, name="beat", daemon=True).start()
+        self._line.beat(self._alive)
         try:
             model = self._load(order)
         except ModelRefused as refusal:
-            self._send(Refused(reason=str(refusal), fault=refusal.fault))
+            self._line.send(Refused(reason=str(refusal), fault=refusal.fault))
             return
         self._decode()
         del model
@@ -105,7 +92,7 @@ class Child:
             nonlocal last
             if percent - last >= 1.0 or percent >= 100.0:
                 last = percent
-                self._send(Progress(percent=percent))
+                self._line.send(Progress(percent=percent))
 
         model = Model(order, progress)
         self._model = model
@@ -115,8 +102,8 @@ class Child:
         self._warm_up(scheduler)
         self._scheduler = scheduler
         self._helpers.submit(self._preparer.constraints.warm)
-        self._send(Ready(info=model.info))
-        Thread(target=self._read, name="orders", daemon=True).start()
+        self._line.send(Ready(info=model.info))
+        self._line.listen(self._obey)
         return model
 
     @staticmethod
@@ -159,12 +146,12 @@ class Child:
                 inbox.popleft()()
             answers = scheduler.step() if scheduler.busy() else []
             if answers:
-                self._send(Step(answers=answers))
+                self._line.send(Step(answers=answers))
                 for answer in answers:
                     if isinstance(answer.event, Done | Fault):
                         self._jobs.pop(answer.key, None)
             if self._embedder.due(decoding=scheduler.busy()):
-                self._embedder.step(self._send)
+                self._embedder.step(self._line.send)
             idle = not scheduler.busy() and not self._embedder.busy()
             if not inbox and (idle or scheduler.stuck):
                 with self._wake:
@@ -197,14 +184,6 @@ class Child:
 
     # --- the other threads ---------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        while True:
-            body = frames.receive(self._connection)
-            if body is None:
-                # The service is gone. Nothing here is worth finishing.
-                os._exit(0)
-            self._obey(frames.decode_order(body))
-
     def _obey(self, order: Order) -> None:
         match order:
             case Submit():
@@ -220,7 +199,7 @@ class Child:
                 self._post(lambda: self._hold(order.key, on=order.on))
             case Embed():
                 self._embeds.add(order.key)
-                much = sum(map(len, order.request.inputs)) > _MUCH
+                much = sum(map(len, order.request.inputs)) > MUCH
                 helpers = self._patient if much else self._helpers
                 helpers.submit(self._answer, order.key, lambda: self._embed(order))
             case Tokenize():
@@ -239,7 +218,7 @@ class Child:
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt) and any(message.images for message in prompt.messages):
             return self._eyes
-        return self._patient if _slow(request) else self._helpers
+        return self._patient if slow(request) else self._helpers
 
     def _prepare(self, order: Submit) -> None:
         if order.key not in self._jobs:
@@ -248,12 +227,12 @@ class Child:
             job = self._preparer.job(order.key, order.request, lambda: order.key in self._jobs)
         except ServiceError as error:
             self._jobs.pop(order.key, None)
-            self._send(Step(answers=[Answer(order.key, frames.fault(error))]))
+            self._line.send(Step(answers=[Answer(order.key, frames.fault(error))]))
         except BaseException:  # noqa: BLE001 - whatever it is, a panic of a library too, the client gets an answer
             traceback.print_exc()
             self._jobs.pop(order.key, None)
             failure = ServiceError("the engine could not prepare this request")
-            self._send(Step(answers=[Answer(order.key, frames.fault(failure))]))
+            self._line.send(Step(answers=[Answer(order.key, frames.fault(failure))]))
         else:
             self._post(lambda: self._enter(job))
 
@@ -266,7 +245,7 @@ class Child:
             traceback.print_exc()
             reply = Reply(key=key, fault=frames.fault(ServiceError("the engine could not answer this request")))
         if reply is not None:
-            self._send(reply)
+            self._line.send(reply)
 
     def _tokenize(self, order: Tokenize) -> Reply:
         tokens = self._model.vocabulary.tokenize(order.text, special=order.special, bos=order.bos)
@@ -289,41 +268,13 @@ class Child:
             self._embeds.discard(work.key)
             self._embedder.enter(work)
 
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT):
-            scheduler = self._scheduler
-            if scheduler is None:
-                self._send(Beat(stats=EngineStats()))
-                continue
-            tokens = scheduler.step_tokens or self._embedder.step_tokens
-            began = scheduler.step_began if scheduler.step_tokens else self._embedder.step_began
-            self._send(
-                Beat(stats=scheduler.stats(), age=perf_counter() - began if tokens else 0.0, tokens=tokens)
-            )
-
-    def _send(self, report: Report) -> None:
-        data = frames.encode(report)
-        try:
-            with self._sending:
-                self._connection.sendall(data)
-        except OSError:
-            os._exit(0)
-
-
-def _slow(request: Generation) -> bool:
-    """Whether preparing it may take seconds, for which others are not to wait: a grammar, or much text."""
-    match request.prompt:
-        case ChatPrompt(messages=messages, tools=tools):
-            if tools or len(messages) > _MANY:
-                return True
-            size = sum(len(message.content) + len(message.thinking) for message in messages)
-        case TextPrompt(text=text):
-            size = len(text)
-        case InfillPrompt(prefix=prefix, suffix=suffix):
-            size = len(prefix) + len(suffix)
-        case _:
-            size = 0
-    return request.constraint is not None or size > _MUCH
+    def _alive(self) -> Beat:
+        scheduler = self._scheduler
+        if scheduler is None:
+            return Beat(stats=EngineStats())
+        tokens = scheduler.step_tokens or self._embedder.step_tokens
+        began = scheduler.step_began if scheduler.step_tokens else self._embedder.step_began
+        return Beat(stats=scheduler.stats(), age=perf_counter() - began if tokens else 0.0, tokens=tokens)
 
 
 def scheduler_for(model: Model) -> Scheduler:
@@ -341,25 +292,13 @@ def scheduler_for(model: Model) -> Scheduler:
     )
 
 
-def main() -> None:
-    """`python -m akashllm.server.engines.llamacpp.child FD PARENT_PID`."""
-    descriptor, parent = (int(word) for word in sys.argv[1:3])
-    die_with_parent(parent)
-    # A Ctrl-C or a signal to the whole group is for the service, which lets requests end before it ends this.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The kernel, short of memory, takes the engine before the service that can restart it.
-    Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+def work(line: Line) -> int:
+    """Serve one model over a line."""
     # Helpers give way to the decode loop quickly.
     sys.setswitchinterval(0.0005)
-    with socket.socket(fileno=descriptor) as connection:
-        Child(connection).run()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # No clean-up of the libraries: it can only hang, and everything is given back anyway.
-    os._exit(0)
+    Child(line).run()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(work)

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import resource
-import signal
-import socket
 import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
-from threading import Event, Lock, Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from akashllm.errors import BadRequest, ServiceError
-from akashllm.server.domain import EngineStats, Heard, Segment
-from akashllm.server.domain import Event as Told
+from akashllm.server.domain import EngineStats
 from akashllm.server.engines import frames
 from akashllm.server.engines.blame import blame
+from akashllm.server.engines.child import BEAT, Line, run
 from akashllm.server.engines.frames import (
     Answer,
     Beat,
     Cancel,
     Detokenize,
     Embed,
+    Fault,
     Hold,
     Load,
     Order,
@@ -39,15 +35,13 @@ from akashllm.server.engines.frames import (
     Ready,
     Refused,
     Reply,
-    Report,
     Shutdown,
     Step,
     Submit,
     Tokenize,
+    Told,
     Transcribe,
-    Transcribed,
 )
-from akashllm.server.engines.lifeline import die_with_parent
 from akashllm.server.engines.vllm import launch
 from akashllm.server.engines.vllm.launch import Refusal
 from akashllm.server.engines.vllm.lifeline import lead
@@ -58,9 +52,6 @@ if TYPE_CHECKING:
     from akashllm.server.engines.vllm.listening import Listening
     from akashllm.server.engines.vllm.serving import Serving
 
-BEAT = 0.5
-"""Seconds between signs of life."""
-
 _STACK = 16 << 20
 _POLITE = 2.0
 """Seconds vLLM may take to end by itself."""
@@ -69,10 +60,8 @@ _POLITE = 2.0
 class Child:
     """What the threads of the process share."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._sending = Lock()
-        self._stop = Event()
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._serving: Serving | Listening | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._answers: list[Answer] = []
@@ -81,24 +70,23 @@ class Child:
 
     def run(self) -> int:
         """Load, then serve until told to stop. The exit status."""
-        body = frames.receive(self._connection)
-        order = frames.decode_order(body) if body is not None else Shutdown()
-        if not isinstance(order, Load):
+        order = self._line.load()
+        if order is None:
             return 0
-        Thread(target=self._beat, name="beat", daemon=True).start()
-        self._send(Progress(percent=0.0))
+        self._line.beat(self._alive)
+        self._line.send(Progress(percent=0.0))
         overheard = Overheard()
         try:
             status = asyncio.run(self._serve(order))
         except Refusal as refusal:
-            self._send(Refused(reason=str(refusal), fault=refusal.fault))
+            self._line.send(Refused(reason=str(refusal), fault=refusal.fault))
             return 0
         except Exception as error:  # noqa: BLE001 - vLLM's core has told the cause before, on its own output
             sys.stderr.flush()
             traceback.print_exc()
             reason = overheard.cause() or f"{type(error).__name__}: {error}"
             if overheard.final():
-                self._send(Refused(reason=f"vLLM could not start: {reason}", fault=blame(reason)))
+                self._line.send(Refused(reason=f"vLLM could not start: {reason}", fault=blame(reason)))
                 return 0
             overheard.say(f"vLLM could not start: {reason}")
             return 1
@@ -120,14 +108,13 @@ class Child:
         threading.stack_size(_STACK)
         self._serving = serving = await kind.over(engine, counts, order, options, vram)
         await serving.warm_up()
-        self._send(Ready(info=serving.info))
-        Thread(target=self._read, name="orders", daemon=True).start()
+        self._line.send(Ready(info=serving.info))
+        self._line.listen(self._hand_over)
         watch = asyncio.create_task(self._watch(engine))
         await self._ended.wait()
         watch.cancel()
         if engine.errored:
             return 1
-        self._stop.set()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(engine.shutdown, _POLITE), _POLITE)
         return 0
@@ -145,13 +132,9 @@ class Child:
 
     # --- orders --------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        while True:
-            body = frames.receive(self._connection)
-            if body is None or self._loop is None:
-                # The service is gone. Nothing here is worth finishing.
-                os._exit(0)
-            self._loop.call_soon_threadsafe(self._obey, frames.decode_order(body))
+    def _hand_over(self, order: Order) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._obey, order)
 
     def _obey(self, order: Order) -> None:
         serving = self._serving
@@ -213,7 +196,7 @@ class Child:
             if fault is None:
                 return
             reply = Reply(key=key, fault=frames.fault(fault))
-        self._send(reply)
+        self._line.send(reply)
 
     def _fault(self, error: Exception, serving: Serving | Listening | None) -> ServiceError | None:
         """The error for the client; None if the whole process is about to end, which answers everybody."""
@@ -230,7 +213,7 @@ class Child:
 
     # --- reports -------------------------------------------------------------------------------------------
 
-    def _tell(self, key: int, event: Told | Heard | Segment | Transcribed | frames.Fault) -> None:
+    def _tell(self, key: int, event: Told | Fault) -> None:
         """Have an event sent, together with what else this turn of the loop brings."""
         if not self._answers and self._loop is not None:
             self._loop.call_soon(self._flush)
@@ -238,42 +221,22 @@ class Child:
 
     def _flush(self) -> None:
         answers, self._answers = self._answers, []
-        self._send(Step(answers=answers))
+        self._line.send(Step(answers=answers))
 
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT):
-            serving = self._serving
-            if serving is None:
-                self._send(Beat(stats=EngineStats()))
-                continue
-            tokens = serving.waiting_tokens()
-            age = perf_counter() - serving.heard if tokens else 0.0
-            self._send(Beat(stats=serving.stats(), age=age, tokens=tokens))
-
-    def _send(self, report: Report) -> None:
-        data = frames.encode(report)
-        try:
-            with self._sending:
-                self._connection.sendall(data)
-        except OSError:
-            os._exit(0)
+    def _alive(self) -> Beat:
+        serving = self._serving
+        if serving is None:
+            return Beat(stats=EngineStats())
+        tokens = serving.waiting_tokens()
+        age = perf_counter() - serving.heard if tokens else 0.0
+        return Beat(stats=serving.stats(), age=age, tokens=tokens)
 
 
-def main() -> None:
-    """`python -m akashllm.server.engines.vllm.child FD PARENT_PID`."""
-    descriptor, parent = (int(word) for word in sys.argv[1:3])
-    die_with_parent(parent)
+def work(line: Line) -> int:
+    """Serve one model over a line; the head of a group, so that nothing of vLLM outlives it."""
     lead()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with socket.socket(fileno=descriptor) as connection:
-        status = Child(connection).run()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # No clean-up of the libraries: it can only hang, and the group is ended by its guard.
-    os._exit(status)
+    return Child(line).run()
 
 
 if __name__ == "__main__":
-    main()
+    run(work)

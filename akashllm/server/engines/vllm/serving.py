@@ -22,7 +22,6 @@ from akashllm.server.domain import (
     EngineStats,
     Event,
     Generation,
-    InfillPrompt,
     ModelInfo,
     Sampling,
     TextPrompt,
@@ -30,6 +29,7 @@ from akashllm.server.domain import (
 )
 from akashllm.server.engines.blame import ORDER
 from akashllm.server.engines.frames import Detokenize, Embed, Load, Reply, Tokenize
+from akashllm.server.engines.prompts import slow
 from akashllm.server.engines.vllm import launch
 from akashllm.server.engines.vllm.answering import Answering
 from akashllm.server.engines.vllm.embedding import embed, token_lists
@@ -45,9 +45,6 @@ from akashllm.server.engines.vllm.vocabulary import Vocabulary
 log = logging.getLogger(__name__)
 
 _PREPARERS = 2
-_MUCH = 1 << 17
-"""Characters of text from which a request is prepared apart from short ones; _MANY: messages."""
-_MANY = 256
 
 
 class Serving:
@@ -122,7 +119,7 @@ class Serving:
         """Answer a request; its last event is `Done`. Cancelling this aborts it."""
         if self._embeds:
             raise Unsupported("this model makes embeddings and does not generate text")
-        helpers = self._patient if _slow(request) else self._quick
+        helpers = self._patient if slow(request) else self._quick
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(helpers, partial(self._prepare, request))
         if not self._running:
@@ -220,19 +217,3 @@ class Serving:
     def _hear(self, emit: Callable[[Event], None], event: Event) -> None:
         self.heard = perf_counter()
         emit(event)
-
-
-def _slow(request: Generation) -> bool:
-    """Whether preparing it may take seconds, for which others are not to wait: a grammar, or much text."""
-    match request.prompt:
-        case ChatPrompt(messages=messages, tools=tools):
-            if tools or len(messages) > _MANY:
-                return True
-            size = sum(len(message.content) + len(message.thinking) for message in messages)
-        case TextPrompt(text=text):
-            size = len(text)
-        case InfillPrompt(prefix=prefix, suffix=suffix):
-            size = len(prefix) + len(suffix)
-        case _:
-            size = 0
-    return request.constraint is not None or size > _MUCH

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
-import signal
-import socket
-import sys
 import traceback
 from collections import deque
 from pathlib import Path
-from threading import Condition, Lock, Thread
+from threading import Condition
 from time import monotonic
 
 from ctranslate2._ext import get_cuda_device_count
@@ -21,6 +17,7 @@ from akashllm.errors import BadRequest, ServiceError
 from akashllm.server.domain import EngineStats, Heard, ModelInfo, Segment, Transcription, Word
 from akashllm.server.engines import frames
 from akashllm.server.engines.blame import blame
+from akashllm.server.engines.child import Line, run
 from akashllm.server.engines.frames import (
     Answer,
     Beat,
@@ -29,17 +26,12 @@ from akashllm.server.engines.frames import (
     Order,
     Ready,
     Refused,
-    Report,
     Shutdown,
     Step,
     Transcribe,
     Transcribed,
 )
-from akashllm.server.engines.lifeline import die_with_parent
 from akashllm.server.engines.sound import RATE, samples
-
-BEAT = 0.5
-"""Seconds between signs of life."""
 
 WINDOW = 2688
 """Tokens a window of 30 s may take: 448, at six temperatures. The watchdog measures patience in tokens."""
@@ -53,9 +45,8 @@ _PROMPT = 4096
 class Child:
     """The main thread transcribes; one thread takes orders, one beats."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._sending = Lock()
+    def __init__(self, line: Line) -> None:
+        self._line = line
         self._queue: deque[Transcribe] = deque()
         self._cancelled: set[int] = set()
         self._wake = Condition()
@@ -64,21 +55,20 @@ class Child:
 
     def run(self) -> None:
         """Load, then transcribe until told to leave."""
-        body = frames.receive(self._connection)
-        order = frames.decode_order(body) if body is not None else Shutdown()
-        if not isinstance(order, Load):
+        order = self._line.load()
+        if order is None:
             return
-        Thread(target=self._beat, name="beat", daemon=True).start()
+        self._line.beat(self._alive)
         try:
             self._model = load(order)
         except Exception as error:  # noqa: BLE001 - the libraries raise many kinds; each is a model that will not do
             traceback.print_exc()
             words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             reason = f"faster-whisper cannot load {Path(order.model).name}: {words}"
-            self._send(Refused(reason=reason, fault=blame(words)))
+            self._line.send(Refused(reason=reason, fault=blame(words)))
             return
-        self._send(Ready(info=describe(self._model, order)))
-        Thread(target=self._read, name="orders", daemon=True).start()
+        self._line.send(Ready(info=describe(self._model, order)))
+        self._line.listen(self._obey)
         while True:
             with self._wake:
                 while not self._queue:
@@ -129,14 +119,6 @@ class Child:
 
     # --- the other threads ---------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        while True:
-            body = frames.receive(self._connection)
-            if body is None:
-                # The service is gone. Nothing here is worth finishing.
-                os._exit(0)
-            self._obey(frames.decode_order(body))
-
     def _obey(self, order: Order) -> None:
         with self._wake:
             match order:
@@ -155,26 +137,14 @@ class Child:
                     pass
             self._wake.notify()
 
-    def _beat(self) -> None:
-        pause = Condition()
-        while True:
-            with pause:
-                pause.wait(BEAT)
-            running = self._running
-            stats = EngineStats(running=int(running is not None), waiting=len(self._queue), slots=1)
-            age = monotonic() - self._since if running is not None else 0.0
-            self._send(Beat(stats=stats, age=age, tokens=WINDOW if running is not None else 0))
+    def _alive(self) -> Beat:
+        running = self._running
+        stats = EngineStats(running=int(running is not None), waiting=len(self._queue), slots=1)
+        age = monotonic() - self._since if running is not None else 0.0
+        return Beat(stats=stats, age=age, tokens=WINDOW if running is not None else 0)
 
-    def _answer(self, key: int, event: Heard | Segment | Transcribed | frames.Fault) -> None:
-        self._send(Step(answers=[Answer(key, event)]))
-
-    def _send(self, report: Report) -> None:
-        data = frames.encode(report)
-        try:
-            with self._sending:
-                self._connection.sendall(data)
-        except OSError:
-            os._exit(0)
+    def _answer(self, key: int, event: frames.Told | frames.Fault) -> None:
+        self._line.send(Step(answers=[Answer(key, event)]))
 
 
 def load(order: Load) -> WhisperModel:
@@ -253,20 +223,11 @@ def _segment(piece: Piece, number: int, after: float, duration: float) -> Segmen
     )
 
 
-def main() -> None:
-    """`python -m akashllm.server.engines.whisper.child FD PARENT_PID`."""
-    descriptor, parent = (int(word) for word in sys.argv[1:3])
-    die_with_parent(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    with socket.socket(fileno=descriptor) as connection:
-        Child(connection).run()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+def work(line: Line) -> int:
+    """Serve one model over a line."""
+    Child(line).run()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(work)
