@@ -9,9 +9,8 @@ import webbrowser
 from pathlib import Path
 
 from akashllm.cli import options as opt
-from akashllm.cli.operate import recorded
+from akashllm.cli.operate import address_of, recorded
 from akashllm.cli.out import Out
-from akashllm.errors import StateError
 from akashllm.market.closing import DOOR
 from akashllm.state.private import read_private, write_private
 
@@ -30,13 +29,9 @@ def open_(name: opt.Name, *, json: opt.Json = False) -> None:
     out = Out(json=json)
     with recorded() as (store, _):
         row = store.find(name)
-        if not row.url:
-            raise StateError(
-                f"{row.name} has no URL yet", hint=f"`akashllm status {row.name}` shows how far it is"
-            )
+        page = f"{address_of(row)}/chat"
         directory = store.home.directory(row.name, row.id)
         key = read_private(directory / "api-key").strip()
-    page = f"{row.url}/chat"
     opened = _opened(_write_door(directory / DOOR, row.name, f"{page}#key={key}"))
     out.document({"name": row.name, "url": page, "opened": opened})
     out.line(page)

@@ -20,6 +20,7 @@ from akashllm.cli.app import COMMANDS, command_summaries
 from akashllm.cli.out import Interrupted
 from akashllm.errors import AkashllmError, BadSdl, ContextOverflow, ServiceError
 from akashllm.state import Home, Store
+from akashllm.state.private import write_private
 
 from .conftest import CANARY, Run
 
@@ -121,6 +122,21 @@ def test_failure_without_json_leaves_stdout_empty(here: Run, tmp_path: Path, nam
         assert said.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("doctor", "--reach"), "akashllm doctor"),
+        (("plan",), "akashllm plan"),
+        (("update", "one", "--nodes", "two"), "akashllm update"),
+        (("nonsense",), "akashllm"),
+    ],
+)
+def test_a_misuse_names_the_help_of_its_command(here: Run, arguments: tuple[str, ...], command: str) -> None:
+    """Whoever has mistyped is sent to the page that says how."""
+    first, *rest = arguments
+    assert here(first, "--json", *rest).error["hint"] == f"`{command} --help` shows how"
+
+
 @pytest.mark.parametrize("arguments", [("--json",), ("nonsense", "--json"), ("--nonsense", "--json")])
 def test_a_misspelt_command_is_one_document_too(here: Run, arguments: tuple[str, ...]) -> None:
     """Whatever the parser refuses is a document as well."""
@@ -197,6 +213,25 @@ def test_an_unexpected_failure_is_short_and_keeps_its_traceback_privately(
     assert "ZeroDivisionError" in path.read_text()
     assert "[redacted]" in path.read_text()
     assert CANARY not in path.read_text() + said.out + said.err
+
+
+@pytest.mark.parametrize("file", ["api-key", "api-key.next", "admin-key"])
+def test_keys_of_deployments_are_never_said(
+    here: Run, home: Home, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Whatever an error repeats, no key of a deployment is in it: neither a client's nor a manager's."""
+    with Store(home) as store:
+        row = store.add("one", "local", {}, "done")
+    write_private(home.directory("one", row.id) / file, f"{CANARY}\n")
+
+    def fail() -> None:
+        raise AkashllmError(f"with {CANARY} in it", hint=f"and {CANARY} too")
+
+    monkeypatch.setattr(platform, "python_version", fail)
+    said = here("version", "--json")
+
+    assert said.error["message"] == "with [redacted] in it"
+    assert CANARY not in said.out + said.err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("one still runs")])
