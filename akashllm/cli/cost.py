@@ -23,6 +23,8 @@ OneName = Annotated[
 
 HEAD = ("NAME", "MARKET", "$/HOUR", "$/MONTH", "$ SPENT", "$ IN ESCROW", "HOURS LEFT", "$/M TOKENS")
 
+_FREE = "free"
+
 
 def cost(name: OneName = None, *, json: opt.Json = False) -> None:
     """What deployments cost.
@@ -53,7 +55,9 @@ def cost(name: OneName = None, *, json: opt.Json = False) -> None:
     out.table([HEAD, *(_line(row, bill, why) for row, bill, why in found)])
     if len(hourly) > 1:
         out.line(f"together ${total:.4f} an hour")
-    for row, bill, _ in found:
+    for row, bill, why in found:
+        if bill is None and why != _FREE:
+            out.talk(f"{row.name}: {why}")
         if bill and bill.dollars(Decimal(1)) is None:
             out.talk(f"{row.name} is paid in {bill.terms.denom}, which has no fixed rate to the dollar")
 
@@ -63,7 +67,7 @@ def _bill(store: Store, row: Deployment, market: Market | None) -> tuple[Bill | 
     if market is None or row.dseq is None:
         return None, "it has no lease" if market else f"the market {row.market} cannot be asked from here"
     if not market.charges:
-        return None, "free"
+        return None, _FREE
     try:
         standing = market.status(row.dseq)
     except MarketError as error:
@@ -79,7 +83,7 @@ def _bill(store: Store, row: Deployment, market: Market | None) -> tuple[Bill | 
 
 def _line(row: Deployment, bill: Bill | None, why: str) -> tuple[Any, ...]:
     if bill is None:
-        return (row.name, row.market, why, *[""] * (len(HEAD) - 3))
+        return (row.name, row.market, why if why == _FREE else "-", *[""] * (len(HEAD) - 3))
     terms = bill.terms
     return (
         row.name,

@@ -37,6 +37,7 @@ from akashllm.market.deploy import Deployer
 from akashllm.market.order import Order, Verdicts
 from akashllm.market.progress import Progress
 from akashllm.market.wallet import WalletMarket
+from akashllm.market.wallet_errors import certainly_not
 from akashllm.plan import DeployRequest, Plan
 from akashllm.planning import explain
 from akashllm.render import render_sdl
@@ -193,7 +194,7 @@ def _deploy(
             raise Interrupted(still(store.named(plan.name))) from None
         except AkashllmError as error:
             row = store.named(plan.name)
-            if market.charges and row is not None and row.state == "deploying":
+            if market.charges and row and row.state == "deploying" and (row.dseq or not certainly_not(error)):
                 out.talk(still(row))
             raise WithDocument(error, so_far(store, plan.name, error)) from error
     if taking.idle:

@@ -165,6 +165,7 @@ def test_each_refusal_is_one_line_a_hint_and_its_exit_code(
     assert said.error["hint"]
     assert said.err.count("error: ") == 1
     assert "Traceback" not in said.err
+    assert ("may have been placed" in said.err) is (code == 8)
     assert server.world.open() == set()
 
 
