@@ -356,7 +356,9 @@ async def test_a_file_has_a_digest_that_changes_with_it(
     monkeypatch.setattr("akashllm.server.models.identity.HASHED_WHOLE", 3)
     assert (await ModelFile(twin, "n:latest").identity()).digest != first.digest
     for nowhere in (None, tmp_path / "gone", tmp_path):
-        assert len((await ModelFile(nowhere, "m:latest").identity()).digest) == 64
+        unknown = await ModelFile(nowhere, "m:latest").identity()
+        assert len(unknown.digest) == 64
+        assert unknown.modified > 0, "what has no file is as old as the service, not of 1970"
 
 
 def test_no_character_of_an_answer_ends_its_line() -> None:

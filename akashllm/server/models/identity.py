@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +20,14 @@ HASHED_WHOLE = 1 << 30
 """Bytes up to which a file is hashed. Reading 40 GB only to list a model is not worth a minute of disk."""
 
 
+_STARTED = time.time_ns()
+
+
 class Identity(NamedTuple):
-    """`digest` is 64 hexadecimal digits, `modified` nanoseconds since 1970, `size` bytes."""
+    """`digest` is 64 hexadecimal digits, `modified` nanoseconds since 1970, `size` bytes.
+
+    What has no file here was modified when this service started: clients show it as an age.
+    """
 
     digest: str
     modified: int
@@ -59,7 +66,7 @@ class ModelFile:
         except OSError:
             found = None
         if path is None or found is None:
-            return Identity(_manifest(Sha256.of(self._name.encode()), 0), 0, 0)
+            return Identity(_manifest(Sha256.of(self._name.encode()), 0), _STARTED, 0)
         known = self._known
         if known is not None and (known.modified, known.size) == (found.st_mtime_ns, found.st_size):
             return known
