@@ -51,13 +51,16 @@ def market_named(
 
 def markets_here(home: Home) -> Sequence[Market]:
     """Every market that can be asked what it holds: this machine, its Docker engine and the wallet where they
-    were ever used, Console where there is a key for it.
+    were ever used, Console where there is a key for it, or an order that was begun with one: then it is said
+    that it was not asked.
     """
     from akashllm.market.console_key import find_key
 
+    begun = any((home.root / "console" / "orders").glob("*.json"))
+
     names = ["local"]
     names += ["docker"] if home.containers.is_dir() else []
-    names += ["console"] if find_key(home) is not None else []
+    names += ["console"] if begun or find_key(home) is not None else []
     names += ["wallet"] if (home.root / "wallet").is_dir() else []
     return [market_named(name, home) for name in names]
 

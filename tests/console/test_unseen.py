@@ -21,10 +21,13 @@ from akashllm.market.view import views
 from akashllm.state import Store
 from akashllm.testing.market import Fault, MarketServer, Shape, World
 from akashllm.testing.market.server import key_of
+from tests.cli.conftest import Run, here, home
 from tests.market.deploying import deployer, shown
 from tests.market.scripted import Notes, Ticking, healthy
 
 from .conftest import MakePlace, Place
+
+__all__ = ["here", "home"]
 
 READ = "GET /v1/deployments/{dseq}"
 DELETE = "DELETE /v1/deployments/{dseq}"
@@ -188,6 +191,22 @@ def test_an_unanswered_order_of_another_key_is_not_repeated(place: Place, store:
         deployer(store, ConsoleMarket(http=http, journal=market.journal, clock=Ticking())).deploy(order)
     place.server.key = mine
     market.close_connections()
+
+
+def test_what_is_open_behind_a_key_that_is_gone_is_spoken_of(
+    here: Run, place: Place, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `logout` the list shows the row, and says that it may not be all."""
+    with closing(place.console().http), Store(place.home) as store:
+        row = deployer(store, place.console()).deploy(order).deployment
+    for name in ("AKASH_CONSOLE_API_KEY", "AKASH_CONSOLE_API_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AKASHLLM_HOME", str(place.home.root))
+
+    said = here("list", "--json")
+    assert [one["dseq"] for one in said.document["deployments"]] == [row.dseq]
+    assert "the market console was not asked: there is no API key" in said.document["not_asked"][0]
+    assert here("close", row.name, "--yes").code == KeyRefused.exit_code
 
 
 def test_an_order_that_the_chain_refuses_is_no_deployment(
