@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from akashllm.errors import DigestMismatch, DownloadFailed, EngineFailed, RegistryFailed, UnknownModel
+from akashllm.errors import (
+    BadModelFile,
+    DigestMismatch,
+    DownloadFailed,
+    EngineFailed,
+    RegistryFailed,
+    UnknownModel,
+)
 from akashllm.server.domain import ModelInfo
 from akashllm.server.engine import Engine, State
 from akashllm.server.engines.fetched import FetchedEngine
@@ -183,6 +190,24 @@ async def test_a_failure_of_what_was_ordered_says_so(
     weights.error = None
     await fetched.load()
     assert "fault" not in health.public("m")
+
+
+async def test_weights_that_are_no_model_of_the_engine_are_what_was_ordered(tmp_path: Path) -> None:
+    """Weights that came whole and that the engine cannot even be made of are no `loading` without end."""
+    weights = Coming(tmp_path / "m.gguf")
+    weights.go.set()
+
+    def build(path: Path) -> Engine:
+        raise BadModelFile(f"{path.name} is no GGUF file", hint="name another one")
+
+    fetched = FetchedEngine(weights, build, name="llamacpp", info=ModelInfo(name="m"))
+    health = Health(fetched)
+    with pytest.raises(EngineFailed, match="is no GGUF file"):
+        await fetched.load()
+
+    shown = health.public("m")
+    assert (shown["status"], shown["fault"]) == ("failed", "order")
+    assert shown["reason"] == "m.gguf is no GGUF file; name another one"
 
 
 async def test_an_unforeseen_fault_is_a_state_too(tmp_path: Path) -> None:

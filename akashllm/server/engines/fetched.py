@@ -19,6 +19,7 @@ from akashllm.server.domain import (
     Transcription,
 )
 from akashllm.server.engine import Engine, State, Transcriber, Watcher
+from akashllm.server.engines.blame import ORDER
 from akashllm.server.models.weights import Weights
 
 _GIB = 1 << 30
@@ -105,7 +106,7 @@ class FetchedEngine:
             engine = self._inner
             if engine is None or self._weights.here() is None:
                 path = await self._fetch()
-                engine = engine or self._take(path)
+                engine = engine or self._made(path)
             try:
                 await engine.load()
             finally:
@@ -119,13 +120,26 @@ class FetchedEngine:
             if self._inner is None or self._weights.here() is None:
                 path = await self._fetch()
                 if self._inner is None:
-                    self._take(path)
+                    self._made(path)
                 self._change("unloaded", "")
 
     @property
     def fetching(self) -> bool:
         """Whether weights are coming now."""
         return self._task is not None
+
+    def _made(self, path: Path) -> Engine:
+        """The engine of weights that have just come. Raises `EngineFailed` where they are none of its."""
+        try:
+            return self._take(path)
+        except AkashllmError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: AkashllmError) -> EngineFailed:
+        """Say so, and whose it is."""
+        self._fault = ORDER if _ordered(error) else ""
+        self._change("failed", f"{error.message}; {error.hint}" if error.hint else error.message)
+        return EngineFailed(error.message, hint=error.hint)
 
     def _take(self, path: Path) -> Engine:
         engine = self._inner = self._build(path)
@@ -140,10 +154,7 @@ class FetchedEngine:
         try:
             return await self._task
         except AkashllmError as error:
-            reason = f"{error.message}; {error.hint}" if error.hint else error.message
-            self._fault = "order" if _ordered(error) else ""
-            self._change("failed", reason)
-            raise EngineFailed(error.message, hint=error.hint) from error
+            raise self._failed(error) from error
         except asyncio.CancelledError:
             self._change("unloaded", "")
             current = asyncio.current_task()
