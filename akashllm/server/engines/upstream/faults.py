@@ -105,6 +105,11 @@ def garbage(what: str) -> EngineDied:
     return EngineDied(f"the upstream sent {what}", hint="see whether it is what its address promises")
 
 
+def broken_off() -> EngineDied:
+    """The error for an answer whose end never came."""
+    return EngineDied("the upstream closed the connection before its answer was complete", hint="send it again")
+
+
 class _Told(msgspec.Struct, frozen=True, kw_only=True):
     """What an error body says. `text` is all of its words, `words` those that may be shown."""
 

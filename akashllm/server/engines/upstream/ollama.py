@@ -7,35 +7,29 @@ token ids as prompt, `logit_bias`, grammars other than JSON's, `ignore_eos`, sco
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from akashllm.errors import EngineDied, Unsupported
+from akashllm.errors import Unsupported
 from akashllm.server.domain import (
     ChatPrompt,
-    Delta,
-    Done,
     Embedding,
     Embeddings,
-    Event,
     Generation,
     InfillPrompt,
     Message,
-    Started,
     TextPrompt,
-    Timings,
     Tool,
     ToolCall,
-    Usage,
 )
 from akashllm.server.engines.upstream import forced
 from akashllm.server.engines.upstream.choices import Choice
 from akashllm.server.engines.upstream.dialect import Asked, Known
 from akashllm.server.engines.upstream.faults import garbage
-from akashllm.server.engines.upstream.logprobs import listed
-from akashllm.server.engines.upstream.payload import count, decode, entries, text, vectors
+from akashllm.server.engines.upstream.ollama_answers import OllamaReader
+from akashllm.server.engines.upstream.payload import count, vectors
 
 _SAMPLERS = (
     "temperature",
@@ -232,73 +226,3 @@ def _tool(tool: Tool) -> dict[str, Any]:
     parameters = tool.parameters or {"type": "object", "properties": {}}
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}
-
-
-class OllamaReader:
-    """Reads the lines of one answer, a chat's or a generation's."""
-
-    def __init__(self, request: Generation, choice: Choice) -> None:
-        self._request = request
-        self._choice = choice
-        self._began = False
-        self.over = False
-        self._last: dict[str, Any] = {}
-
-    def feed(self, data: bytes) -> Iterable[Event]:
-        """The events of one line."""
-        line = decode(data)
-        events: list[Event] = []
-        if not self._began:
-            self._began = True
-            events.append(Started(prompt_tokens=count(line.get("prompt_eval_count"))))
-        message = line.get("message")
-        said = message if isinstance(message, dict) else line
-        logprobs = listed(line.get("logprobs"), self._request.logprobs or 0)
-        delta = Delta(
-            text=text(said.get("content")) or text(line.get("response")),
-            thinking=text(said.get("thinking")),
-            tool_calls=tuple(_called(call) for call in entries(said.get("tool_calls"))),
-            tokens=len(logprobs) or 1,
-            logprobs=logprobs,
-        )
-        if delta.text or delta.thinking or delta.tool_calls or delta.logprobs:
-            events += self._choice.delta(delta)
-        if line.get("done") is True:
-            self._last = line
-            self.over = True
-            events += self._choice.finish(text(line.get("done_reason")) or "stop")
-        return events
-
-    def end(self) -> Iterable[Event]:
-        """Counts and durations, if the last line came. Ollama leaves it out when an answer repeats itself."""
-        if not self._choice.finished:
-            raise EngineDied(
-                "the upstream closed the connection before its answer was complete", hint="send it again"
-            )
-        made = count(self._last.get("eval_count")) or self._choice.tokens
-        context = self._last.get("context")
-        kept = context if isinstance(context, list) and self._request.want_context else []
-        return [
-            Done(
-                usage=Usage(
-                    prompt_tokens=count(self._last.get("prompt_eval_count")),
-                    completion_tokens=0 if self._request.max_tokens == 0 else made,
-                ),
-                timings=Timings(
-                    prompt=count(self._last.get("prompt_eval_duration")),
-                    decode=count(self._last.get("eval_duration")),
-                ),
-                context=tuple(token for token in kept if isinstance(token, int)),
-            )
-        ]
-
-
-def _called(call: dict[str, Any]) -> ToolCall:
-    function = call.get("function")
-    named = function if isinstance(function, dict) else {}
-    arguments = named.get("arguments")
-    return ToolCall(
-        id=text(call.get("id")),
-        name=text(named.get("name")),
-        arguments=msgspec.json.encode(arguments if isinstance(arguments, dict) else {}).decode(),
-    )

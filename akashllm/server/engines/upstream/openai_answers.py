@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from akashllm.errors import EngineDied
 from akashllm.server.domain import (
     ChatPrompt,
     Delta,
@@ -21,9 +20,11 @@ from akashllm.server.domain import (
     Usage,
 )
 from akashllm.server.engines.upstream.choices import Choice
+from akashllm.server.engines.upstream.faults import broken_off
 from akashllm.server.engines.upstream.logprobs import columns, listed
 from akashllm.server.engines.upstream.openai_context import remember
 from akashllm.server.engines.upstream.payload import count, decode, entries, text
+from akashllm.server.engines.upstream.single import SingleReader
 
 _MILLISECOND = 1_000_000
 
@@ -138,9 +139,7 @@ class OpenAIReader:
     def end(self) -> Iterable[Event]:
         """Usage, if every choice has ended."""
         if not self._began or not all(choice.finished for choice in self._choices):
-            raise EngineDied(
-                "the upstream closed the connection before its answer was complete", hint="send it again"
-            )
+            raise broken_off()
         details = self._usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else 0
         made = sum(choice.tokens for choice in self._choices)
@@ -173,38 +172,19 @@ def _milliseconds(value: object) -> float:
     return float(value) if isinstance(value, int | float) and value > 0 else 0.0
 
 
-class InfillReader:
+class InfillReader(SingleReader):
     """Reads what llama-server's `/infill` streams, which is its own form and not OpenAI's."""
-
-    def __init__(self, request: Generation, choice: Choice) -> None:
-        self._request = request
-        self._choice = choice
-        self._began = False
-        self.over = False
-        self._last: dict[str, Any] = {}
 
     def feed(self, data: bytes) -> Iterable[Event]:
         """The events of one chunk."""
         chunk = decode(data)
-        events: list[Event] = []
-        if not self._began:
-            self._began = True
-            events.append(Started(prompt_tokens=count(chunk.get("tokens_evaluated"))))
-        if content := text(chunk.get("content")):
-            events += self._choice.delta(Delta(text=content, tokens=1))
-        if chunk.get("stop") is True:
-            self._last = chunk
-            self.over = True
-            events += self._choice.finish("length" if chunk.get("stop_type") == "limit" else "stop")
-        return events
+        delta = Delta(text=text(chunk.get("content")), tokens=1)
+        ended = "length" if chunk.get("stop_type") == "limit" else "stop"
+        reason = ended if chunk.get("stop") is True else ""
+        return self._part(chunk, count(chunk.get("tokens_evaluated")), delta, reason)
 
     def end(self) -> Iterable[Event]:
         """Usage, if the answer has ended."""
-        if not self._choice.finished:
-            raise EngineDied(
-                "the upstream closed the connection before its answer was complete", hint="send it again"
-            )
-        made = 0 if self._request.max_tokens == 0 else count(self._last.get("tokens_predicted"))
-        return [
-            Done(usage=Usage(prompt_tokens=count(self._last.get("tokens_evaluated")), completion_tokens=made))
-        ]
+        last = self._whole()
+        made = self._made(count(last.get("tokens_predicted")))
+        return [Done(usage=Usage(prompt_tokens=count(last.get("tokens_evaluated")), completion_tokens=made))]
