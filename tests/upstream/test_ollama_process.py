@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import ollama
 import psutil
@@ -238,6 +240,18 @@ async def test_no_program(stage: Stage) -> None:
         with pytest.raises(EngineFailed, match="there is no program no-such-program") as caught:
             await engine.load()
         assert "AKASHLLM_OLLAMA_BINARY" in caught.value.hint
+
+
+async def test_no_room_for_a_process(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the machine has no room for a process that is the reason, and it is tried again by itself."""
+    stage.plan(models=["m:1b"])
+    full = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    async with stage.engine() as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio, "create_subprocess_exec", AsyncMock(side_effect=full))
+            with pytest.raises(EngineFailed, match="Resource temporarily unavailable"):
+                await engine.load()
+        await until(engine, "ready")
 
 
 async def test_no_orphan_after_the_parent_is_killed(stage: Stage) -> None:

@@ -63,7 +63,7 @@ class OllamaProcess:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Start one on a free port. Raises `EngineFailed` if there is no such program."""
+        """Start one on a free port. Raises `EngineFailed` if there is no such program, or no room for it."""
         program = shutil.which(self._binary)
         if program is None:
             raise EngineFailed(
@@ -74,18 +74,21 @@ class OllamaProcess:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self._stopping = False
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            GUARDIAN,
-            str(os.getpid()),
-            program,
-            "serve",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=self.environment(os.environ),
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                GUARDIAN,
+                str(os.getpid()),
+                program,
+                "serve",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=self.environment(os.environ),
+            )
+        except OSError as error:
+            raise EngineFailed(f"no process could be started for Ollama: {error.strerror}") from error
         self._task = asyncio.create_task(self._attend(self._process), name="attend to ollama")
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
