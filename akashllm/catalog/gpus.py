@@ -44,6 +44,11 @@ class Gpu:
         return f"{self.model} {self.ram_gib}Gi"
 
 
+def with_article(model: str) -> str:
+    """A GPU's name with its article: an h100, a t4, an rtx4090."""
+    return f"{'an' if model[0] in 'aefhilmnorsx' else 'a'} {model}"
+
+
 @cache
 def load_gpus() -> tuple[Gpu, ...]:
     """Every GPU in `gpus.toml`, in the order of the file."""

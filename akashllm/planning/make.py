@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from akashllm.catalog import Catalog, Gpu, Model, Prices
+from akashllm.catalog.gpus import with_article
 from akashllm.catalog.reference import Reference
 from akashllm.errors import DoesNotFit, UsageError
 from akashllm.names import deployment_name
@@ -262,8 +263,7 @@ def _no_fit(
     most = max(counts)
     each = need.per_gpu_gib(most, model.shape.kv_heads, engine, request.nodes)
     has = usable_gib(largest, engine)
-    article = "an" if largest.model[0] in "aefhilmnorsx" else "a"
-    where = f"each of {most} x {largest.model}" if most > 1 else f"{article} {largest.model}"
+    where = f"each of {most} x {largest.model}" if most > 1 else with_article(largest.model)
     where = f"{where} of {request.nodes} nodes" if request.nodes > 1 else where
     return DoesNotFit(
         f"{model.alias} in {quant.name} needs {need.total_gib:.1f} GiB ({each:.1f} GiB on {where}, "

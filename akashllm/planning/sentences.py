@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from akashllm.catalog import Catalog
+from akashllm.catalog.gpus import with_article
 from akashllm.plan import GpuChoice, Plan
 
 
@@ -62,8 +63,7 @@ def fit_sentence(needs_gib: float, choice: GpuChoice, nodes: int = 1) -> str:
     )
     count = choice.count * nodes
     has = gpu.memory_gib * count
-    article = "an" if choice.model[0] in "aehlr" else "a"
-    owner = f"{article} {choice.model} has" if count == 1 else f"{count} x {choice.model} have"
+    owner = f"{with_article(choice.model)} has" if count == 1 else f"{count} x {choice.model} have"
     return f"Needs {needs_gib:.1f} GiB, {owner} {has:.1f}."
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from akashllm.catalog.gpus import Gpu
+from akashllm.catalog.gpus import Gpu, with_article
 from akashllm.catalog.model import Model
 from akashllm.catalog.prices import Prices
 from akashllm.plan import EngineName, GpuChoice
@@ -65,11 +65,9 @@ def unfit(gpu: Gpu, quant: Quant, engine: EngineName) -> str:
     """Why this GPU cannot run the engine or the quantisation at all; empty: it can."""
     engine_floor = ENGINE_COMPUTE[engine]
     if gpu.capability < engine_floor:
-        return f"{engine} needs compute capability {_dotted(engine_floor)}, an {gpu.model} has {gpu.compute}"
+        return f"{engine} needs compute capability {_dotted(engine_floor)}, {with_article(gpu.model)} has {gpu.compute}"
     if engine == "vllm" and gpu.capability < quant.compute:
-        return (
-            f"{quant.name} needs compute capability {_dotted(quant.compute)}, an {gpu.model} has {gpu.compute}"
-        )
+        return f"{quant.name} needs compute capability {_dotted(quant.compute)}, {with_article(gpu.model)} has {gpu.compute}"
     return ""
 
 

@@ -56,8 +56,8 @@ def test_no_block_of_fp8_is_cut() -> None:
     [
         ("v100", "f16", "vllm", "vllm needs compute capability 7.5"),
         ("v100", "q4_k_m", "llamacpp", "llamacpp needs compute capability 7.5"),
-        ("t4", "bf16", "vllm", "bf16 needs compute capability 8.0"),
-        ("a100", "fp8", "vllm", "fp8 needs compute capability 8.9"),
+        ("t4", "bf16", "vllm", "bf16 needs compute capability 8.0, a t4 has 7.5"),
+        ("a100", "fp8", "vllm", "fp8 needs compute capability 8.9, an a100 has 8.0"),
         ("l40s", "fp8", "vllm", ""),
         ("v100", "q4_k_m", "ollama", ""),
     ],
