@@ -64,10 +64,11 @@ def usable_gib(gpu: Gpu, engine: EngineName) -> float:
 def unfit(gpu: Gpu, quant: Quant, engine: EngineName) -> str:
     """Why this GPU cannot run the engine or the quantisation at all; empty: it can."""
     engine_floor = ENGINE_COMPUTE[engine]
+    has = f"{with_article(gpu.model)} has {gpu.compute}"
     if gpu.capability < engine_floor:
-        return f"{engine} needs compute capability {_dotted(engine_floor)}, {with_article(gpu.model)} has {gpu.compute}"
+        return f"{engine} needs compute capability {_dotted(engine_floor)}, {has}"
     if engine == "vllm" and gpu.capability < quant.compute:
-        return f"{quant.name} needs compute capability {_dotted(quant.compute)}, {with_article(gpu.model)} has {gpu.compute}"
+        return f"{quant.name} needs compute capability {_dotted(quant.compute)}, {has}"
     return ""
 
 
