@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from akashllm.market.order import ADMIN_KEY, API_KEY
 from akashllm.market.updating import recorded_secrets
 from akashllm.plan import DeployRequest, Plan
 from akashllm.planning.machine import PLANNED
-from akashllm.sdl import load, placeholders
+from akashllm.planning.make import ASKED
+from akashllm.planning.written import plan_of
+from akashllm.sdl import placeholders
 from akashllm.state import Deployment, Store
 from akashllm.state.private import read_private
 
@@ -72,8 +74,7 @@ def revised(out: Out, store: Store, row: Deployment, market: Market, wanted: Wan
         if wanted.changes or wanted.env:
             raise UsageError("an SDL and options contradict each other", hint="write the change into the file")
         text = read_sdl(wanted.file)
-        load(text, source=str(wanted.file))
-        return before, text
+        return _as_written(before, runs_now(row), text, source=str(wanted.file)), text
     plan = before
     if wanted.plans_anew:
         plan = _planned(out, before, market, wanted, persistent=bool(before.volume_gib) or not _keeps(before))
@@ -84,6 +85,21 @@ def revised(out: Out, store: Store, row: Deployment, market: Market, wanted: Wan
         out.talk("volume   none: volumes on Akash belong to root, and this image starts as another user")
     plan = replace(plan, image=image, env=_environment(before, plan, wanted.env))
     return plan, rendered(plan)
+
+
+def _as_written(plan: Plan, old: str, new: str, *, source: str) -> Plan:
+    """The plan with what a file says otherwise than the SDL that runs. Raises `BadSdl`, `UsageError`."""
+    after = plan_of(new, plan.name, source=source)
+    try:
+        before = plan_of(old, plan.name, source=source)
+    except UsageError:
+        # It came from a file that did not say its engine: then nothing is known but what the new one says.
+        return after
+    found = {item.name: getattr(after, item.name) for item in fields(Plan)}
+    changed = {name: value for name, value in found.items() if value != getattr(before, name)}
+    if changed.keys() & {"model", "engine"}:
+        changed |= {"quant": "", "memory": ()}
+    return replace(plan, **changed)
 
 
 def _keeps(plan: Plan) -> bool:
@@ -130,6 +146,7 @@ def _kept(plan: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
         "quant": None if named & {"model", "engine"} else plan.quant or None,
         "cpu": _without_gpu(plan) and engine != "vllm" and not named & {"gpu", "gpu_count"},
         "region": plan.region,
+        "max_price": (plan.max_price_hour or None) if plan.price_source == ASKED else None,
         "replicas": plan.replicas,
         "nodes": plan.nodes if engine == "vllm" else 1,
         "manage": ADMIN_KEY in plan.secrets and engine == "llamacpp",
@@ -145,7 +162,8 @@ def _without_gpu(plan: Plan) -> bool:
 
 def _machines(plan: Plan) -> tuple[object, ...]:
     """What is paid for; the order of GPUs is one of prices."""
-    return plan.containers, set(plan.gpus)
+    sizes = (plan.cpu_units, plan.ram_gib, plan.disk_gib, plan.volume_gib, plan.shm_gib)
+    return plan.containers, set(plan.gpus), sizes
 
 
 def _image(out: Out, store: Store, plan: Plan, market: Market, wanted: Wanted) -> tuple[str, bool | None]:

@@ -18,6 +18,9 @@ from akashllm.planning.wanted import Lookup, as_named, find_model, source_for
 from akashllm.sizing import COUNTS, Fit, Need, Quant, counts_for, estimate, fits, rank, unfit, usable_gib
 from akashllm.version import __version__
 
+ASKED = "asked for"
+"""The source of a price that a person has named."""
+
 USUAL_CONTEXT = 8192
 USUAL_CONCURRENCY: dict[EngineName, int] = {"llamacpp": 4, "ollama": 4, "vllm": 8}
 
@@ -280,7 +283,7 @@ def _cap(
     if request.local:
         return None, "free: this machine"
     if request.max_price is not None:
-        return request.max_price / request.replicas / request.nodes, "asked for"
+        return request.max_price / request.replicas / request.nodes, ASKED
     rest = price.host_hour(
         host.cpu_units, host.ram_gib + host.shm_gib, host.disk_gib, host.volume_gib, host.volume_class
     )

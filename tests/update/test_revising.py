@@ -15,8 +15,9 @@ import pytest
 from akashllm.catalog import Catalog
 from akashllm.cli.out import Out
 from akashllm.cli.revising import Wanted, revised
-from akashllm.errors import UsageError
+from akashllm.errors import DoesNotFit, UsageError
 from akashllm.market.console import ConsoleMarket
+from akashllm.market.local import LocalMarket
 from akashllm.plan import DeployRequest, EngineName, Plan
 from akashllm.planning import make_plan
 from akashllm.planning.machine import PLANNED
@@ -28,6 +29,8 @@ from akashllm.testing.images import pretend_pushed
 from akashllm.testing.market import MarketServer, World
 from tests.cli.conftest import Run, here, home
 from tests.console import conftest as console
+
+from .test_cli import record
 
 __all__ = ["here", "home"]
 
@@ -147,6 +150,23 @@ def test_prices_of_the_day_make_no_other_machine(revise: Revise, market: Console
     assert revise(before, max_price=30.0).max_price_hour == 30.0
 
 
+def test_a_price_that_somebody_named_is_never_exceeded(revise: Revise) -> None:
+    """It caps whatever is planned anew, all copies together; what costs more is refused."""
+    capped = make_plan(replace(TINY, max_price=0.5))
+    assert revise(capped, context=512).max_price_hour == 0.5
+    assert revise(capped, replicas=2).max_price_hour == 0.5
+    with pytest.raises(DoesNotFit, match=r"costs \$0.50 an hour or less"):
+        revise(capped, model="llama3", gpu=["h100"])
+    assert revise(capped, model="llama3", gpu=["h100"], max_price=60.0).max_price_hour == 60.0
+
+
+def test_a_larger_machine_has_a_price_of_its_own(revise: Revise) -> None:
+    """A cap that was worked out for a small machine would get no bid for a large one."""
+    small = make_plan(replace(LARGE, engine="llamacpp", model="qwen2.5:0.5b", cpu_only=True))
+    large = revise(small, model="llama3", cpu=True)
+    assert (large.max_price_hour or 0) > (small.max_price_hour or 0)
+
+
 def test_what_no_longer_fits_gets_more_or_other_gpus(revise: Revise) -> None:
     """Where the GPUs of now cannot hold what is wanted: more of them; where they cost too much: others."""
     before = make_plan(replace(LARGE, gpu=("rtx4090",), concurrency=1))
@@ -257,8 +277,6 @@ def test_every_option_of_a_plan_can_be_changed(here: Run) -> None:
 
 def test_an_sdl_is_read_within_bounds(here: Run, home: Home, tmp_path: Path, monkeypatch: Any) -> None:
     """A file without an end is refused, not read; what is piped in is a file too."""
-    from tests.update.test_cli import record
-
     path = record(here)
     text = Path(path).read_text()
     large = tmp_path / "large.yaml"
@@ -271,6 +289,29 @@ def test_an_sdl_is_read_within_bounds(here: Run, home: Home, tmp_path: Path, mon
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(changed)))
     said = here("update", "tiny-llamacpp", "-", "--dry-run", "--json")
     assert said.document["in_place"] == ["llm: AKASHLLM_PORT changes"]
+
+
+def test_a_file_says_what_runs(here: Run, home: Home, tmp_path: Path) -> None:
+    """The model, the price and the number of another SDL are the plan's; what it leaves as it is stays."""
+    path = Path(record(here))
+    other = make_plan(DeployRequest(model="qwen3:8b", name="other", quant="Q8_0", replicas=2))
+    file = tmp_path / "other.yaml"
+    with Store(home) as store:
+        row = store.find("tiny-llamacpp")
+        before = Plan.from_dict(row.plan)
+
+        def written(text: str) -> Plan:
+            file.write_text(text)
+            market = LocalMarket(home.local)
+            return revised(Out(), store, row, market, Wanted(file=file, changes={}, env=()))[0]
+
+        after = written(render_sdl(other))
+        kept = written(path.read_text().replace("env:\n", "env:\n      - AKASHLLM_QUEUE=7\n"))
+    assert (after.name, after.model.alias, after.engine) == (before.name, other.model.alias, "llamacpp")
+    assert (after.replicas, after.quant, after.image, after.env) == (2, "", other.image, other.env)
+    assert after.max_price_hour == pytest.approx(other.max_price_hour, rel=0.01)
+    assert {one.model for one in after.gpus} == {one.model for one in other.gpus}
+    assert kept == replace(before, env=tuple(sorted((*before.env, ("AKASHLLM_QUEUE", "7")))))
 
 
 def test_what_never_came_to_an_sdl_is_a_sentence(here: Run, home: Home) -> None:
