@@ -20,6 +20,9 @@ SOUND_GIB = 1.5
 and the short-time Fourier transform of all of it (201 complex numbers for each of 360,000 frames, some 550 MiB,
 beside its squares)."""
 
+WORKER_GIB = 4
+"""vLLM has a process for each GPU: PyTorch, CUDA's side of the host, pinned buffers."""
+
 MANAGED_GIB = 30
 """Room for the models that the holder of the admin key pulls or makes: some six of 8B in four bits."""
 
@@ -60,7 +63,7 @@ def machine_for(
     if gpus:
         cpu = 4.0 * min(gpus, 4) if engine == "vllm" else 2.0 + 2.0 * gpus
         # Weights pass through the page cache; half of them in memory keeps loading fast.
-        ram = (12 if engine == "vllm" else 4) + weights / 2 / request.nodes
+        ram = (8 + WORKER_GIB * gpus if engine == "vllm" else 4) + weights / 2 / request.nodes
     else:
         cpu = 2.0 if weights < 1 else 8.0 if weights < 8 else 16.0
         ram = 1 + need.total_gib * 1.1

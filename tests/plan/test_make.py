@@ -102,6 +102,13 @@ def test_several_gpus_have_shared_memory() -> None:
     assert plan("llama3", engine="vllm").shm_gib == 0
 
 
+def test_each_process_of_vllm_has_memory() -> None:
+    """Seven GPUs more are seven processes more; llama.cpp has one for all."""
+    one, eight = (plan("llama3", engine="vllm", gpu_count=count) for count in (1, 8))
+    assert eight.ram_gib == one.ram_gib + 7 * 4
+    assert len({plan("llama3", gpu_count=count).ram_gib for count in (1, 8)}) == 1
+
+
 def test_without_a_volume_the_weights_count_as_disk() -> None:
     """--no-volume moves the weights to the container's own disk, with room for the download."""
     kept, thrown = plan(), plan(persistent=False)
