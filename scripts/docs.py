@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -114,10 +113,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
 def generate(text: str) -> str:
     """`text` with every block filled in."""
     for name, block in BLOCKS.items():
-        pattern = re.compile(rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
-        text, count = pattern.subn(lambda m, b=block: f"{m[1]}\n{b()}\n\n{m[2]}", text)  # type: ignore[misc]
-        if count != 1:
-            raise SystemExit(f"DOCS.md has {count} blocks named {name}")
+        begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->"
+        head, *rest = text.split(begin)
+        body = rest[0].split(end) if len(rest) == 1 else []
+        if len(body) != 2:
+            raise SystemExit(f"DOCS.md does not have one block named {name}")
+        text = f"{head}{begin}\n{block()}\n\n{end}{body[1]}"
     return text
 
 
