@@ -81,11 +81,11 @@ def servers(model: Path, port: int, context: int) -> list[Server]:
         "AKASHLLM_LOG_LEVEL": "error",
     }
     found = [Server("akashllm", (sys.executable, "-m", "akashllm.server"), ours)]
-    native = peers / "build/bin/llama-server"
+    native = peers / "llama-server"
     if native.exists():
         slots = f"-c {context * SLOTS} -np {SLOTS}"
         argv = f"{native} -m {model} --port {port} {slots} -t 1 -tb 1 --no-ui --log-disable"
-        found.append(Server("llama-server", tuple(argv.split()), {"LD_LIBRARY_PATH": str(native.parent)}))
+        found.append(Server("llama-server", tuple(argv.split()), {}))
     python = peers / "venv/bin/python"
     if python.exists():
         argv = f"{python} -m llama_cpp.server --model {model} --port {port} --n_ctx {context} --n_threads 1"
