@@ -226,6 +226,14 @@ def check(request: Generation, vocabulary_size: int) -> None:
         _within("a token id in logit_bias", token, 0, vocabulary_size - 1, "logit_bias")
 
 
+def check_ids(tokens: Iterable[int], size: int) -> None:
+    """Raises `BadRequest` for ids outside a vocabulary of that size: libraries abort on them."""
+    for token in tokens:
+        if not 0 <= token < size:
+            message = f"token id {token} is outside the vocabulary of this model (0 to {size - 1})"
+            raise BadRequest(message, hint="send ids of this model's own tokenizer", param="prompt")
+
+
 def slow(request: Generation) -> bool:
     """Whether preparing it may take seconds, for which others are not to wait: a grammar, or much text."""
     match request.prompt:

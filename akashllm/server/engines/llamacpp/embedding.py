@@ -12,16 +12,16 @@ import llama_cpp.llama_cpp as api
 import numpy as np
 from numpy.typing import NDArray
 
-from akashllm.errors import BadRequest, ContextOverflow, ServiceError
+from akashllm.errors import ServiceError
 from akashllm.server.domain import Embedding, Embeddings, Timings
 from akashllm.server.engines.frames import Reply, Report, fault
+from akashllm.server.engines.inputs import token_lists
 from akashllm.server.engines.llamacpp.context import Context
 from akashllm.server.engines.llamacpp.model import Model
 
 MAX_INPUT = 8192
 """Tokens of one input to a model that is made for embeddings; MAX_INPUT_GENERATIVE: to one that is not."""
 MAX_INPUT_GENERATIVE = 2048
-MAX_INPUTS = 2048
 STEP = 512
 """Tokens of short inputs evaluated together, at most; MIN_STEP: at least. One long input is one step."""
 MIN_STEP = 64
@@ -62,29 +62,8 @@ class Embedder:
 
     def prepare(self, key: int, request: Embedding) -> Work:
         """Token lists that fit. Raises `BadRequest`."""
-        if not 1 <= len(request.inputs) <= MAX_INPUTS:
-            message = f"{len(request.inputs)} inputs: it has to be from 1 to {MAX_INPUTS}"
-            raise BadRequest(message, param="input")
-        if request.dimensions is not None and not 1 <= request.dimensions <= self._model.width:
-            message = f"dimensions is {request.dimensions}: it has to be from 1 to {self._model.width}"
-            raise BadRequest(message, param="dimensions")
-        return Work(key, request, [self._tokens(item, truncate=request.truncate) for item in request.inputs])
-
-    def _tokens(self, item: str | tuple[int, ...], *, truncate: bool) -> array[int]:
-        vocabulary = self._model.vocabulary
-        if isinstance(item, str):
-            tokens = vocabulary.tokenize(item, special=False, bos=True)
-        else:
-            vocabulary.check(item)
-            tokens = list(item)
-        if not tokens:
-            tokens = [max(vocabulary.bos, vocabulary.eos, 0)]
-        if len(tokens) > self._limit:
-            if not truncate:
-                raise ContextOverflow(len(tokens), self._limit, param="input")
-            # What the model puts at the end of every text (a separator) stays at the end.
-            tokens = [*tokens[: self._limit - 1], tokens[-1]]
-        return array("i", tokens)
+        lists = token_lists(request, self._model.vocabulary, limit=self._limit, width=self._model.width)
+        return Work(key, request, [array("i", tokens) for tokens in lists])
 
     def enter(self, work: Work) -> None:
         """Queue a request."""

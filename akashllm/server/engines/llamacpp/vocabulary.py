@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import llama_cpp.llama_cpp as api
 
 from akashllm.errors import BadRequest
+from akashllm.server.engines.prompts import check_ids
 
 _PIECE = 1 << 14
 _PLAIN = 1 << 14
@@ -120,10 +121,7 @@ class Vocabulary:
 
     def check(self, tokens: Iterable[int]) -> None:
         """Raises `BadRequest` for ids outside the vocabulary, on which the library would abort."""
-        for token in tokens:
-            if not 0 <= token < self.size:
-                message = f"token id {token} is outside the vocabulary of this model (0 to {self.size - 1})"
-                raise BadRequest(message, hint="send ids of this model's own tokenizer", param="prompt")
+        check_ids(tokens, self.size)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of tokens, control tokens spelled out. Raises `BadRequest` for ids outside the vocabulary."""

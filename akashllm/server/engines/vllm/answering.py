@@ -68,11 +68,6 @@ class Answering:
         self.produced = 0
         self.history: list[int] = []
 
-    @property
-    def held(self) -> bool:
-        """Whether its reader is slow."""
-        return not self._go.is_set()
-
     def hold(self, *, on: bool) -> None:
         """Stop or go on taking what vLLM makes; it makes more meanwhile, up to the request's limit."""
         if on:

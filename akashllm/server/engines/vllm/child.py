@@ -13,7 +13,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from akashllm.errors import BadRequest, ServiceError
@@ -227,8 +226,7 @@ class Child:
         serving = self._serving
         if serving is None:
             return Beat(stats=EngineStats())
-        tokens = serving.waiting_tokens()
-        age = perf_counter() - serving.heard if tokens else 0.0
+        age, tokens = serving.clock.read()
         return Beat(stats=serving.stats(), age=age, tokens=tokens)
 
 

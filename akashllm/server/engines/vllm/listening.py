@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -28,6 +27,7 @@ from akashllm.server.engines.blame import ORDER
 from akashllm.server.engines.frames import Detokenize, Embed, Load, Reply, Tokenize, Transcribed
 from akashllm.server.engines.sound import RATE, samples
 from akashllm.server.engines.vllm import launch
+from akashllm.server.engines.vllm.clock import Clock
 from akashllm.server.engines.vllm.launch import Refusal
 from akashllm.server.engines.vllm.options import Options
 from akashllm.server.engines.vllm.refused import refusal
@@ -86,9 +86,7 @@ class Listening:
         self._multilingual = vocabulary.size >= _MULTILINGUAL
         info = launch.information(order, engine, vocabulary, embeds=False, vram=vram)
         self.info = msgspec.structs.replace(info, family="whisper", capabilities=("transcription",))
-        self._running: set[str] = set()
-        self.heard = perf_counter()
-        """When something last came from the engine."""
+        self.clock = Clock()
 
     @classmethod
     async def over(cls, engine: Any, counts: Counts, order: Load, options: Options, vram: int) -> Listening:
@@ -116,16 +114,14 @@ class Listening:
         self._check(request.language)
         decode = partial(samples, request.path, request.format, request.longest, python=self._decoder)
         sound = await asyncio.to_thread(decode)
-        if not self._running:
-            self.heard = perf_counter()
-        self._running.add(request.id)
+        self.clock.expect(request.id, _TOKENS)
         try:
             language = request.language or await self._language(request, sound[: int(WINDOW * RATE)])
             duration = len(sound) / RATE
             emit(Heard(language=language, duration=duration))
             await self._write(request, sound, language, emit)
         finally:
-            self._running.discard(request.id)
+            self.clock.drop(request.id)
         emit(Transcribed())
 
     async def _write(
@@ -187,7 +183,7 @@ class Listening:
         both = {"encoder_prompt": sound, "decoder_prompt": {"prompt_token_ids": prompt}}
         async with contextlib.aclosing(self._engine.generate(both, parameters, name)) as outputs:
             async for output in outputs:
-                self.heard = perf_counter()
+                self.clock.hear()
                 final = output.outputs[0]
         return final
 
@@ -270,10 +266,6 @@ class Listening:
     def refusal(self, error: Exception) -> str | None:
         """VLLM's words if it refused the request; None if the fault is not the client's."""
         return refusal(error)
-
-    def waiting_tokens(self) -> int:
-        """The work of a window for each recording that runs; 0 if nothing is expected of the engine."""
-        return _TOKENS * len(self._running)
 
     def stats(self) -> EngineStats:
         """The engine's counts."""

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -29,10 +28,12 @@ from akashllm.server.domain import (
 )
 from akashllm.server.engines.blame import ORDER
 from akashllm.server.engines.frames import Detokenize, Embed, Load, Reply, Tokenize
+from akashllm.server.engines.inputs import token_lists
 from akashllm.server.engines.prompts import slow
 from akashllm.server.engines.vllm import launch
 from akashllm.server.engines.vllm.answering import Answering
-from akashllm.server.engines.vllm.embedding import embed, token_lists
+from akashllm.server.engines.vllm.clock import Clock
+from akashllm.server.engines.vllm.embedding import embed
 from akashllm.server.engines.vllm.launch import Refusal
 from akashllm.server.engines.vllm.options import Options
 from akashllm.server.engines.vllm.prepare import Preparer
@@ -71,11 +72,9 @@ class Serving:
         self._adapters = launch.adapters(options)
         self._embeds = info.capabilities == ("embedding",)
         self._running: dict[int, Answering] = {}
-        self._embedding: dict[int, int] = {}
         self._quick = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare")
         self._patient = ThreadPoolExecutor(_PREPARERS, thread_name_prefix="prepare slowly")
-        self.heard = perf_counter()
-        """When something last came from the engine."""
+        self.clock = Clock()
 
     @classmethod
     async def over(cls, engine: Any, counts: Counts, order: Load, options: Options, vram: int) -> Serving:
@@ -122,8 +121,6 @@ class Serving:
         helpers = self._patient if slow(request) else self._quick
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(helpers, partial(self._prepare, request))
-        if not self._running:
-            self.heard = perf_counter()
         answering = Answering(
             request,
             prepared,
@@ -135,6 +132,7 @@ class Serving:
             emit=partial(self._hear, emit),
         )
         self._running[key] = answering
+        self.clock.expect(key, len(prepared.tokens))
         try:
             await answering.run()
         except VLLMClientError as error:
@@ -143,6 +141,7 @@ class Serving:
             message = f"the constraint cannot be used: {self.refusal(error)}"
             raise BadRequest(message, hint="simplify the schema or grammar", param="constraint") from error
         finally:
+            self.clock.drop(key)
             del self._running[key]
 
     async def transcribe(self, request: Transcription, emit: Callable[[Any], None]) -> None:
@@ -160,16 +159,21 @@ class Serving:
             )
         loop = asyncio.get_running_loop()
         inputs = await loop.run_in_executor(
-            self._patient, partial(token_lists, order.request, self._vocabulary, self.info)
+            self._patient,
+            partial(
+                token_lists,
+                order.request,
+                self._vocabulary,
+                limit=self.info.context,
+                width=self.info.embedding_length,
+            ),
         )
-        if not self._running and not self._embedding:
-            self.heard = perf_counter()
-        self._embedding[order.key] = sum(map(len, inputs))
+        self.clock.expect(order.key, sum(map(len, inputs)))
         try:
             found = await embed(self._engine, order.request, inputs)
         finally:
-            del self._embedding[order.key]
-            self.heard = perf_counter()
+            self.clock.drop(order.key)
+            self.clock.hear()
         return Reply(key=order.key, embeddings=found)
 
     async def tokenize(self, order: Tokenize) -> Reply:
@@ -188,6 +192,10 @@ class Serving:
         answering = self._running.get(key)
         if answering is not None:
             answering.hold(on=on)
+            if on:
+                self.clock.drop(key)
+            else:
+                self.clock.expect(key, len(answering.prepared.tokens))
 
     @property
     def dead(self) -> bool:
@@ -197,11 +205,6 @@ class Serving:
     def refusal(self, error: Exception) -> str | None:
         """VLLM's words if it refused the request; None if the fault is not the client's."""
         return refusal(error)
-
-    def waiting_tokens(self) -> int:
-        """Tokens of the prompts in work; 0 if nothing is expected of the engine."""
-        answering = [one for one in list(self._running.values()) if not one.held]
-        return sum(len(one.prepared.tokens) for one in answering) + sum(list(self._embedding.values()))
 
     def stats(self) -> EngineStats:
         """The engine's counts."""
@@ -215,5 +218,5 @@ class Serving:
         return prepared
 
     def _hear(self, emit: Callable[[Event], None], event: Event) -> None:
-        self.heard = perf_counter()
+        self.clock.hear()
         emit(event)

@@ -8,7 +8,7 @@ from functools import cached_property
 from threading import Lock
 from typing import Any
 
-from akashllm.errors import BadRequest
+from akashllm.server.engines.prompts import check_ids
 
 _INFILL = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
@@ -92,10 +92,7 @@ class Vocabulary:
 
     def check(self, tokens: Iterable[int]) -> None:
         """Raises `BadRequest` for ids outside the vocabulary."""
-        for token in tokens:
-            if not 0 <= token < self.size:
-                message = f"token id {token} is outside the vocabulary of this model (0 to {self.size - 1})"
-                raise BadRequest(message, hint="send ids of this model's own tokenizer", param="prompt")
+        check_ids(tokens, self.size)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of tokens, control tokens spelled out. Raises `BadRequest` for ids outside the vocabulary."""
