@@ -6,15 +6,13 @@ after it; tried against the testing market only, never against the live service.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from akashllm.errors import KeyRefused, MarketError, MarketUnavailable, ProviderFailed
+from akashllm.errors import MarketError, MarketUnavailable, ProviderFailed
 from akashllm.market.base import (
     Balance,
     Bid,
@@ -29,16 +27,14 @@ from akashllm.market.base import (
 from akashllm.market.clock import Clock, RealClock
 from akashllm.market.console_errors import NotThere, cleaned, nonsense
 from akashllm.market.console_http import ConsoleHttp
-from akashllm.market.console_journal import Begun, Journal, lost
+from akashllm.market.console_journal import Journal
+from akashllm.market.console_order import BETWEEN, DEPLOYMENT, ConsoleOrders
 from akashllm.market.console_read import (
-    DeploymentRead,
     LeaseRead,
     amount_of,
     bids_of,
     data_of,
     deployment_of,
-    items,
-    manifest_of,
     mapping,
     number,
 )
@@ -46,23 +42,10 @@ from akashllm.market.console_screen import Screen
 from akashllm.market.gateway import Gateway
 from akashllm.market.leased import as_lease, leased, running, standing_of
 from akashllm.market.seal import sealed_order
-from akashllm.sdl import fill, load, manifest_hash, manifest_json
-
-_PAGE = 100
-_LOOKS = 3
-_BETWEEN = 4.0
-"""Seconds between looks for what a lost reply may have left: a transaction takes a block or two."""
-
-_LANDS = 120.0
-"""Seconds within which an order that was never answered is in a block, if it ever will be."""
-
-_BEHIND = 3600.0
-"""Seconds for which Console, or the node or index that it asks, may be behind the chain."""
+from akashllm.sdl import fill
 
 _TOKEN_SECONDS = 300
 _HANDOVERS = 3
-_LEAST_DEPOSIT = Decimal("0.5")
-_DSEQ = "/v1/deployments/{}"
 _SETTINGS = "/v2/deployment-settings/{}"
 
 
@@ -113,47 +96,26 @@ class ConsoleMarket:
 
     def create(self, sdl: str, *, reference: str, deposit: Decimal | None = None) -> Created:
         """Open an order, once: what an earlier call may have opened is looked for first and afterwards."""
-        return self._create(sdl, {"sdl": sdl}, reference, deposit)
+        return self._ordered(sdl, {"sdl": sdl}, reference, deposit)
 
     def create_sealed(self, sdl: str, secrets: Mapping[str, str], *, reference: str) -> Created:
         """As `create`; where Console offers it, it gets the secrets sealed, and no manifest from here later."""
         filled = fill(sdl, secrets)
         sent = sealed_order(self.http, sdl, secrets)
         if sent is None:
-            plain = self._create(filled, {"sdl": filled}, reference, None)
+            plain = self._ordered(filled, {"sdl": filled}, reference)
             return replace(plain, note="this Console does not take sealed secrets: it sees them in the SDL")
-        return replace(self._create(filled, sent, reference, None), manifest="")
+        return replace(self._ordered(filled, sent, reference), manifest="")
 
-    def _create(self, sdl: str, sent: Mapping[str, Any], reference: str, deposit: Decimal | None) -> Created:
-        made = load(sdl)
-        manifest = manifest_json(made).decode()
-        digest = base64.b64encode(bytes.fromhex(manifest_hash(made))).decode()
-        found, open_ = self._earlier(reference)
-        if found is not None:
-            return Created(dseq=found, manifest=manifest)
-        before = tuple(one.dseq for one in open_)
-        begun = self.journal.write(Begun(reference=reference, digest=digest, before=before, key=self.http.mark))
-        try:
-            reply = self._order(sent, reference, deposit or self.deposit)
-        except MarketUnavailable as error:
-            if error.acted is False:
-                self.journal.forget(reference)
-                raise
-            return Created(dseq=self._lost(begun, error), manifest=manifest)
-        except MarketError:
-            self.journal.forget(reference)
-            raise
-        data = mapping(mapping(reply).get("data"))
-        dseq, signed = number(data.get("dseq")), mapping(data.get("signTx"))
-        if not dseq:
-            return Created(dseq=self._lost(begun, nonsense("POST /v1/deployments")), manifest=manifest)
-        if number(signed.get("code")) not in {"", "0"}:
-            self.journal.forget(reference)
-            why = cleaned(str(signed.get("rawLog") or "")) or f"code {signed['code']}"
-            raise MarketError(f"the chain refuses the order: {why}", hint="see the chain's words")
-        self.journal.found(begun, dseq)
-        theirs = manifest_of(data.get("manifest"))
-        return Created(dseq=dseq, manifest=theirs or manifest)
+    def _ordered(
+        self, sdl: str, sent: Mapping[str, Any], reference: str, deposit: Decimal | None = None
+    ) -> Created:
+        data: dict[str, Any] = {**sent, "name": reference}
+        if self.hours is not None:
+            data["runtimeLimitHours"] = self.hours
+        if (deposit := deposit or self.deposit) is not None:
+            data["deposit"] = float(deposit)
+        return self._orders.once(sdl, data, reference)
 
     def bids(self, dseq: str) -> Sequence[Bid]:
         """Open bids, with what is publicly known of the providers."""
@@ -170,7 +132,7 @@ class ConsoleMarket:
         problem: MarketUnavailable | None = None
         for attempt in range(_HANDOVERS):
             if attempt:
-                self.clock.sleep(_BETWEEN)
+                self.clock.sleep(BETWEEN)
             try:
                 taken = self._taken(dseq, bid, manifest)
             except MarketUnavailable as error:
@@ -178,7 +140,7 @@ class ConsoleMarket:
                 continue
             if taken is not None:
                 return as_lease(dseq, taken)
-        if problem is not None and self._read(dseq).lease is None:
+        if problem is not None and self._orders.read(dseq).lease is None:
             raise problem
         raise ProviderFailed(
             f"the provider {bid.provider} does not take the manifest",
@@ -187,7 +149,7 @@ class ConsoleMarket:
 
     def _taken(self, dseq: str, bid: Bid, manifest: str) -> LeaseRead | None:
         """The lease, of now or of before."""
-        active = leased(dseq, self._read(dseq))
+        active = leased(dseq, self._orders.read(dseq))
         if active is not None and active.services is not None:
             return active
         target = active or bid
@@ -202,7 +164,7 @@ class ConsoleMarket:
     def status(self, dseq: str) -> Standing:
         """What Console and, through it, the provider say."""
         try:
-            found = self._read(dseq)
+            found = self._orders.read(dseq)
         except NotThere:
             found = None
         return standing_of(dseq, found)
@@ -224,7 +186,7 @@ class ConsoleMarket:
 
     def gateway(self, dseq: str) -> tuple[Gateway, Lease]:
         """The gateway of the provider that runs a deployment, and the lease to ask it about."""
-        lease = running(dseq, self._read(dseq))
+        lease = running(dseq, self._orders.read(dseq))
         host = self.provider(lease.provider).get("hostUri")
         if not isinstance(host, str) or not host:
             raise MarketUnavailable(
@@ -246,24 +208,24 @@ class ConsoleMarket:
     def update(self, dseq: str, sdl: str, manifest: str) -> None:
         """`PUT /v1/deployments/{dseq}`: another image or environment, the same resources."""
         del manifest
-        self.http.put(_DSEQ.format(dseq), {"data": {"sdl": sdl}})
+        self.http.put(DEPLOYMENT.format(dseq), {"data": {"sdl": sdl}})
 
     def close(self, dseq: str) -> None:
         """End it and get the rest of the escrow back; certain only once Console has said so."""
         try:
-            data = mapping(self.http.delete(_DSEQ.format(dseq))).get("data")
-            if mapping(data).get("success") is not True and self._still_open(dseq):
+            data = mapping(self.http.delete(DEPLOYMENT.format(dseq))).get("data")
+            if mapping(data).get("success") is not True and self._orders.still_open(dseq):
                 raise nonsense("DELETE /v1/deployments/{dseq}")
         except NotThere:
-            self._believe(dseq)
+            self._orders.believe(dseq)
         except MarketError:
-            if self._still_open(dseq):
+            if self._orders.still_open(dseq):
                 raise
         self.journal.ended(dseq)
 
     def holdings(self) -> Sequence[Held]:
         """Every open deployment of the account; those begun here with their reference."""
-        open_ = list(self._open())
+        open_ = list(self._orders.open())
         references = self.journal.references(open_)
         return [
             Held(
@@ -276,120 +238,9 @@ class ConsoleMarket:
 
     # --- parts --------------------------------------------------------------------------------------------
 
-    def _order(self, sent: Mapping[str, Any], reference: str, deposit: Decimal | None) -> Any:
-        data: dict[str, Any] = {**sent, "name": reference}
-        if self.hours is not None:
-            data["runtimeLimitHours"] = self.hours
-        if deposit is not None:
-            data["deposit"] = float(deposit)
-        try:
-            return self.http.post("/v1/deployments", {"data": data})
-        except MarketError as error:
-            # An older Console wants a deposit. It has refused, so nothing was begun.
-            refused = not isinstance(error, MarketUnavailable) or error.acted is False
-            if not (refused and deposit is None and "deposit" in error.message.lower()):
-                raise
-        return self.http.post("/v1/deployments", {"data": {**data, "deposit": float(_LEAST_DEPOSIT)}})
-
-    def _earlier(self, reference: str) -> tuple[str | None, Sequence[DeploymentRead]]:
-        """What an earlier call has opened, and all that is open.
-
-        An order that was not answered is waited for as long as it may still land: a second one would be paid
-        beside it. Raises `MarketError` where it cannot be told.
-        """
-        open_ = list(self._open())
-        begun = self.journal.read(reference)
-        if begun is None:
-            return None, open_
-        self._same_key(begun)
-        deadline = self.clock.monotonic() + _LANDS - self.journal.age(begun)
-        while (found := self._opened(begun, open_)) is None and begun.dseq is None:
-            if self.clock.monotonic() >= deadline:
-                break
-            self.clock.sleep(_BETWEEN)
-            open_ = list(self._open())
-        return found, open_
-
-    def _opened(self, begun: Begun, open_: Sequence[DeploymentRead]) -> str | None:
-        if begun.dseq is not None:
-            return begun.dseq if self._still_open(begun.dseq) else None
-        for one in open_:
-            if lost([begun], one) == begun.reference:
-                self.journal.found(begun, one.dseq)
-                return one.dseq
-        others = self.journal.references(open_)
-        strangers = [one.dseq for one in open_ if one.dseq not in begun.before and one.dseq not in others]
-        if strangers:
-            raise MarketError(
-                f"an earlier order was never answered, and deployment {strangers[0]} may be it",
-                hint=f"`akashllm close {strangers[0]}` if it is not wanted, then deploy again",
-            )
-        return None
-
-    def _lost(self, begun: Begun, error: MarketUnavailable) -> str:
-        """The number of an order whose reply was lost, if it was carried out after all."""
-        for look in range(_LOOKS):
-            if look:
-                self.clock.sleep(_BETWEEN)
-            with suppress(MarketUnavailable):
-                for one in self._open():
-                    if lost([begun], one) == begun.reference:
-                        self.journal.found(begun, one.dseq)
-                        return one.dseq
-        raise error
-
-    def _open(self) -> Iterator[DeploymentRead]:
-        """Every open deployment, page by page."""
-        skip = 0
-        while True:
-            reply = self.http.get("/v1/deployments", {"skip": str(skip), "limit": str(_PAGE)})
-            data = mapping(data_of(reply, "GET /v1/deployments"))
-            if not isinstance(data.get("deployments"), list):
-                raise nonsense("GET /v1/deployments")
-            page = [deployment_of(one, "GET /v1/deployments") for one in items(data["deployments"])]
-            yield from (one for one in page if one.open)
-            skip += len(page)
-            if not page or mapping(data.get("pagination")).get("hasMore") is not True:
-                return
-
-    def _read(self, dseq: str) -> DeploymentRead:
-        """One deployment. Raises `NotThere` where it is certain that there is none."""
-        call = "GET /v1/deployments/{dseq}"
-        try:
-            return deployment_of(data_of(self.http.get(_DSEQ.format(dseq)), call), call)
-        except NotThere:
-            self._believe(dseq)
-            raise
-
-    def _still_open(self, dseq: str) -> bool:
-        try:
-            return self._read(dseq).open
-        except NotThere:
-            return False
-
-    def _believe(self, dseq: str) -> None:
-        """Believe Console that it has no such deployment.
-
-        The chain forgets none, so one that was ordered here is only not seen: by another account's key, or by
-        a node or an index that is behind. Raises `KeyRefused` and `MarketUnavailable` for that.
-        """
-        begun = self.journal.numbered(dseq)
-        if begun is None:
-            return
-        self._same_key(begun)
-        if self.journal.age(begun) < _BEHIND:
-            raise MarketUnavailable(
-                f"Console does not show deployment {dseq}, which it has opened: it is behind the chain",
-                hint="run the same command again in a few minutes; nothing is forgotten",
-            )
-
-    def _same_key(self, begun: Begun) -> None:
-        if begun.key not in {"", self.http.mark}:
-            what = f"deployment {begun.dseq}" if begun.dseq else "an order that was never answered"
-            raise KeyRefused(
-                f"{what} belongs to another API key, and perhaps to another account",
-                hint="use the key it was ordered with: `akashllm login`, or AKASH_CONSOLE_API_KEY",
-            )
+    @property
+    def _orders(self) -> ConsoleOrders:
+        return ConsoleOrders(http=self.http, journal=self.journal, clock=self.clock)
 
     def provider(self, address: str) -> Mapping[str, Any]:
         """`GET /v1/providers/{address}`, which needs no key; empty where Console does not say."""
