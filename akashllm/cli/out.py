@@ -17,9 +17,9 @@ class Out:
     def __init__(self, *, json: bool = False) -> None:
         self.json = json
 
-    def talk(self, text: str, *, lines: bool = False) -> None:
+    def talk(self, text: str) -> None:
         """A line for the person, on stderr."""
-        print(safe(text, lines=lines), file=sys.stderr, flush=True)
+        print(safe(text), file=sys.stderr, flush=True)
 
     def talks(self, texts: Iterable[str]) -> None:
         """Lines for the person."""

@@ -11,13 +11,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from akashllm.cli.text import safe
+from akashllm.market.progress import Progress as Shows
 
 _MARKS = {"pass": "ok", "broken": "BROKEN", "skipped": "skipped"}
 _STEP = 10.0
 """Percent between two lines about loading."""
 
 
-class Shown(Protocol):
+class Shown(Shows, Protocol):
     """The library's progress, as a context manager."""
 
     def __enter__(self) -> Self:
@@ -28,22 +29,6 @@ class Shown(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End."""
-        ...
-
-    def step(self, name: str, text: str) -> None:
-        """A step begins."""
-        ...
-
-    def loading(self, percent: float | None, text: str) -> None:
-        """The model is being loaded."""
-        ...
-
-    def check(self, name: str, verdict: str, reason: str) -> None:
-        """One promise was judged."""
-        ...
-
-    def note(self, text: str) -> None:
-        """A remark."""
         ...
 
 
