@@ -206,6 +206,14 @@ def test_copy_and_delete_share_the_files(root: Path, store: ModelStore) -> None:
         store.copy(name("a"), name("b"))
 
 
+def test_another_case_finds_the_model_as_it_is_stored(root: Path, store: ModelStore) -> None:
+    """Who asks in another case gets the model under its own name, and what others see listed stays."""
+    model(root, "small")
+
+    assert str(store.get(name("SMALL")).name) == "small:latest"
+    assert [str(found.name) for found in store.list()] == ["small:latest"]
+
+
 def test_another_case_replaces_the_model(root: Path, store: ModelStore) -> None:
     """There are never two models whose names differ in case only: the second write takes the first's place."""
     model(root, "Me/Tiny:Q8", system="old")

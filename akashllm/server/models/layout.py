@@ -50,9 +50,14 @@ class Layout:
             if (folder / part).exists():
                 folder /= part
                 continue
-            alike = sorted(entry for entry in _entries(folder) if entry.lower() == part.lower())
+            alike = sorted(e for e in _entries(folder) if e.isascii() and e.lower() == part.lower())
             folder /= alike[0] if alike else part
         return self.inside(folder)
+
+    def name(self, path: Path) -> ModelName:
+        """The model whose manifest is at a path that `manifest` gave and that exists, as it is spelt there."""
+        host, namespace, model, tag = path.relative_to(self.manifests).parts
+        return ModelName(model, tag, namespace, host)
 
     def models(self, refused: Refused | None = None) -> Iterator[tuple[ModelName | None, Path]]:
         """Every manifest with its model's name: None if its path is none here, as of an unknown registry.

@@ -50,13 +50,13 @@ class ModelStore:
     # --- reading -----------------------------------------------------------------------------------
 
     def get(self, name: ModelName) -> StoredModel:
-        """The model of that name, whatever its case.
+        """The model of that name, whatever its case, under the name it is stored by.
 
         Raises `ModelNotFound`, and `StoreFailed` with the reason for one that is damaged.
         """
         path = self._manifest(name)
         try:
-            return self._read(name, path)
+            return self._read(self.layout.name(path), path)
         except StoreFailed as error:
             raise StoreFailed(
                 f"the model '{name}' cannot be used: {error.message}; delete it, or pull it again"
