@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
+from akashllm.errors import BadRequest
+
 _PRIVATE: Final = re.compile("[\ue000-\uf8ff]")
 _PRIVATE_ESCAPE: Final = re.compile(r"\\u([ef][0-9a-f]{3})", re.IGNORECASE)
 _BARS: Final = "|\N{FULLWIDTH VERTICAL LINE}"
@@ -33,6 +35,10 @@ class Segment(msgspec.Struct, frozen=True):
 
     text: str
     special: bool
+
+
+THINKING_MARKS: Final = ("<think>", "</think>", "[THINK]", "[/THINK]")
+"""What an assistant's message may hold as it is: templates look for it in there."""
 
 
 def guess_control(source: str) -> frozenset[str]:
@@ -57,6 +63,15 @@ class Mask:
         self._escaped = _any_of([json.dumps(hidden)[1:-1] for hidden in self._hide.values()], re.IGNORECASE)
         self._tokens = _any_of(tokens)
         self._kept = _any_of(sorted(keep, key=len, reverse=True))
+
+    def before_cut(self, rendered: str) -> str:
+        """What was rendered up to the mark. Raises `BadRequest` if the template did not let it through."""
+        text, found, _ = rendered.rpartition(self.cut)
+        if not found:
+            raise BadRequest(
+                "this model's chat template cannot continue a message of the assistant", param="messages"
+            )
+        return text
 
     def hide(self, text: str, *, keep: bool = False) -> str:
         """`text` with every character hidden that could begin a control token, but for kept markers."""
@@ -85,6 +100,17 @@ class Mask:
         text = rendered.translate(self._show)
         client = (self._tokens.match(text, found.start()) for found in self._hidden.finditer(rendered))
         return _cut(text, [found.span() for found in client if found is not None])
+
+
+def texts(value: Any) -> list[str]:
+    """Every text in a JSON value, keys included."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for pair in value.items() for item in pair for text in texts(item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in texts(item)]
+    return []
 
 
 def _free_characters(avoid: Iterable[str]) -> Iterator[str]:

@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from akashllm.errors import BadRequest, EngineFailed
 from akashllm.server.chat import bounds
 from akashllm.server.chat.builtin import builtin_template
-from akashllm.server.chat.masking import Mask, Segment, guess_control
+from akashllm.server.chat.masking import THINKING_MARKS, Mask, Segment, guess_control, texts
 from akashllm.server.chat.sandbox import ChatEnvironment, TemplateRaised
 from akashllm.server.chat.variables import (
     AS_OBJECTS,
     Calls,
+    check_messages,
     merge_system,
     merge_turns,
     template_messages,
@@ -29,7 +30,6 @@ from akashllm.server.chat.variables import (
 from akashllm.server.domain import Message, Tool, ToolCall
 
 _NEEDLE: Final = "Needle7381"
-_THINKING_MARKS: Final = ("<think>", "</think>", "[THINK]", "[/THINK]")
 
 _Change = Callable[[Sequence[Message]], Sequence[Message]]
 
@@ -117,10 +117,7 @@ class ChatTemplate:
         Raises `BadRequest` with the template's own words if it refuses the messages, `EngineFailed` if the
         template itself fails or asks for more time or memory than any chat needs.
         """
-        if not messages:
-            raise BadRequest("there are no messages to render", param="messages")
-        if continue_final and messages[-1].role != "assistant":
-            raise BadRequest("the message to continue is not the assistant's", param="messages")
+        check_messages(messages, continue_final=continue_final)
         variables = {
             "add_generation_prompt": add_generation_prompt and not continue_final,
             **thinking_variables(think=think),
@@ -158,18 +155,14 @@ class ChatTemplate:
     ) -> list[Segment]:
         plain_messages = template_messages(messages, self.source, calls=self._calls)
         plain_tools = template_tools(tools)
-        client = _texts([plain_messages, plain_tools])
-        mask = Mask(self.control, avoid=[self.source, *client], keep=_THINKING_MARKS)
+        client = texts([plain_messages, plain_tools])
+        mask = Mask(self.control, avoid=[self.source, *client], keep=THINKING_MARKS)
         hidden = [mask.hide_value(item, keep=item["role"] == "assistant") for item in plain_messages]
         if continue_final:
             hidden[-1]["content"] = f"{hidden[-1]['content'] or ''}{mask.cut}"
         text = self._run(hidden, mask.hide_value(plain_tools) or self._no_tools, variables)
         if continue_final:
-            text, found, _ = text.rpartition(mask.cut)
-            if not found:
-                raise BadRequest(
-                    "this model's chat template cannot continue a message of the assistant", param="messages"
-                )
+            text = mask.before_cut(text)
         return mask.reveal(text)
 
     def _run(
@@ -256,16 +249,6 @@ _CALL: Final = (
 def _without_thinking(messages: Sequence[Message]) -> Sequence[Message]:
     """Thinking left out next to tool calls: gpt-oss refuses both with content."""
     return [replace(m, thinking="") if m.tool_calls else m for m in messages]
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping):
-        return [text for pair in value.items() for item in pair for text in _texts(item)]
-    if isinstance(value, list | tuple):
-        return [text for item in value for text in _texts(item)]
-    return []
 
 
 def _reason(error: Exception) -> str:

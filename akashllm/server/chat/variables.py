@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from msgspec.structs import replace
 
+from akashllm.errors import BadRequest
 from akashllm.server.domain import Message, Tool
 
 Arguments = Literal["object", "text"]
@@ -26,6 +27,14 @@ _SHORT_IDS: Final = re.compile(r"length 9|\|\s*length\s*!=\s*9")
 
 
 AS_OBJECTS: Final = Calls("object", "")
+
+
+def check_messages(messages: Sequence[Message], *, continue_final: bool) -> None:
+    """Raises `BadRequest` where there is nothing to render, or nothing to continue."""
+    if not messages:
+        raise BadRequest("there are no messages to render", param="messages")
+    if continue_final and messages[-1].role != "assistant":
+        raise BadRequest("the message to continue is not the assistant's", param="messages")
 
 
 def template_messages(

@@ -14,10 +14,10 @@ from akashllm.server.chat.formats import looks_like_thinking
 from akashllm.server.chat.go.faults import GoTemplateError
 from akashllm.server.chat.go.printing import escaped_in_json
 from akashllm.server.chat.go.template import GoTemplate
-from akashllm.server.chat.masking import Mask, Segment, guess_control
+from akashllm.server.chat.masking import THINKING_MARKS, Mask, Segment, guess_control, texts
+from akashllm.server.chat.variables import check_messages
 from akashllm.server.domain import Capability, Message, Tool
 
-_THINKING_MARKS: Final = ("<think>", "</think>", "[THINK]", "[/THINK]")
 _JSON_ESCAPES: Final = {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026"}
 
 
@@ -77,10 +77,7 @@ class GoChatTemplate:
         continue_final: bool = False,
     ) -> list[Segment]:
         """The prompt in parts to tokenise one by one, as `ChatTemplate.render_segments`."""
-        if not messages:
-            raise BadRequest("there are no messages to render", param="messages")
-        if continue_final and messages[-1].role != "assistant":
-            raise BadRequest("the message to continue is not the assistant's", param="messages")
+        check_messages(messages, continue_final=continue_final)
         plain_messages, plain_tools = (
             [_plain(message) for message in messages],
             [_schema(tool) for tool in tools],
@@ -95,11 +92,7 @@ class GoChatTemplate:
             except GoTemplateError as error:
                 raise self._refusal(error) from error
         if continue_final:
-            text, found, _ = text.rpartition(mask.cut)
-            if not found:
-                raise BadRequest(
-                    "this model's chat template cannot continue a message of the assistant", param="messages"
-                )
+            text = mask.before_cut(text)
         return mask.reveal(text)
 
     def render_infill(self, prefix: str, suffix: str) -> list[Segment]:
@@ -111,7 +104,7 @@ class GoChatTemplate:
             raise self._refusal(error) from error
 
     def _mask(self, client: Any) -> Mask:
-        return Mask(self._control, avoid=[self.source, *_texts(client)], keep=_THINKING_MARKS)
+        return Mask(self._control, avoid=[self.source, *texts(client)], keep=THINKING_MARKS)
 
     def _refusal(self, error: GoTemplateError) -> BadRequest | EngineFailed:
         if self._param is not None:
@@ -152,13 +145,3 @@ def _arguments(text: str) -> dict[str, Any]:
 
 def _schema(tool: Tool) -> dict[str, Any]:
     return {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping):
-        return [text for pair in value.items() for item in pair for text in _texts(item)]
-    if isinstance(value, list | tuple):
-        return [text for item in value for text in _texts(item)]
-    return []

@@ -14,7 +14,13 @@ from vllm.exceptions import VLLMClientError
 from vllm.renderers.params import ChatParams, TokenizeParams
 
 from akashllm.errors import BadRequest
-from akashllm.server.chat.variables import Calls, template_messages, template_tools, thinking_variables
+from akashllm.server.chat.variables import (
+    Calls,
+    check_messages,
+    template_messages,
+    template_tools,
+    thinking_variables,
+)
 from akashllm.server.domain import ChatPrompt, Message
 from akashllm.server.engines.prompts import TAIL, Prompts, Template
 from akashllm.server.engines.vllm.options import Options
@@ -36,8 +42,7 @@ class VllmPrompts(Prompts):
     ) -> tuple[list[int], str]:
         if prompt.template:
             return super()._render(template, prompt, messages)
-        if not messages:
-            raise BadRequest("there are no messages to render", param="messages")
+        check_messages(messages, continue_final=prompt.continue_final)
         tools = template_tools(prompt.tools) if prompt.tool_choice.mode != "none" else []
         variables: dict[str, Any] = {
             "add_generation_prompt": not prompt.continue_final,
