@@ -17,18 +17,14 @@ from akashllm.errors import ServiceError
 from akashllm.server.domain import EngineStats
 from akashllm.server.engines.frames import Answer, fault
 from akashllm.server.engines.llamacpp.choosing import choose
-from akashllm.server.engines.llamacpp.compose import TILE, block_shares, shares, whole_blocks
+from akashllm.server.engines.llamacpp.compose import TILE, whole_blocks
 from akashllm.server.engines.llamacpp.context import ABORTED, CACHE_FULL, Context
 from akashllm.server.engines.llamacpp.job import Choice, Job
 from akashllm.server.engines.llamacpp.pool import Pool
+from akashllm.server.engines.llamacpp.portions import MIN_CHUNK, Portions
 
 HEADROOM = 32
 """Tokens of answer for which room must be in sight before a request is admitted."""
-
-MIN_CHUNK = 64
-SHARED_STEP = 0.1
-"""Seconds a step may last because of prompts while others are decoding; ALONE_STEP: while none is."""
-ALONE_STEP = 0.5
 
 
 class DecodeError(Exception):
@@ -59,7 +55,9 @@ class Scheduler:
         self._micro_batch = micro_batch
         self._escorted = escorted
         self._tiled = tiled and micro_batch >= TILE and not whole
-        self._turn = False
+        self._portions = Portions(
+            self.pool, batch=context.batch.size, micro_batch=micro_batch, tiled=self._tiled, echo_rows=echo_rows
+        )
         self._glance = False
         self._filler = min(ends, default=0)
         self.running: list[Choice] = []
@@ -69,9 +67,7 @@ class Scheduler:
         self.stuck = False
         """The last step could do nothing: room is held by requests whose readers are slow."""
         self._ends = np.fromiter(sorted(ends), np.intp)
-        self._echo_rows = echo_rows
         self._age = 0
-        self._rate = 0.0
         self._prompt_tokens = 0
         self._cached_tokens = 0
         self._completion_tokens = 0
@@ -137,7 +133,7 @@ class Scheduler:
             return answers
         decodes = [choice for choice in decodes if choice.resident is not None]
         prompts = [choice for choice in prompts if choice.resident is not None]
-        decodes, chunks = self._compose(decodes, prompts)
+        decodes, chunks = self._portions.deal(decodes, prompts)
         batch = self.context.batch
         batch.clear()
         if decodes:
@@ -175,7 +171,7 @@ class Scheduler:
             if count:
                 self._read(decodes, chunks, count, answers)
             if chunks:
-                self._measure(batch.count - len(decodes), len(decodes), perf_counter() - began)
+                self._portions.measure(batch.count - len(decodes), len(decodes), perf_counter() - began)
         finally:
             self.step_tokens = 0
         return answers
@@ -234,56 +230,6 @@ class Scheduler:
             self._count_cached(choice, before, len(resident.tokens))
         return False
 
-    def _compose(
-        self, decodes: list[Choice], prompts: list[Choice]
-    ) -> tuple[list[Choice], list[tuple[Choice, array[int]]]]:
-        """Who decodes in this step, and the pieces of prompts beside them."""
-        if not self._tiled:
-            return decodes, self._pieces(prompts, self.context.batch.size - len(decodes), len(decodes))
-        blocks = [choice for choice in prompts if choice.in_blocks()]
-        rest = [choice for choice in prompts if not choice.in_blocks()]
-        self._turn = not self._turn
-        if blocks and (self._turn or not (decodes or rest)):
-            return [], self._blocks(blocks, waiting=len(decodes) + len(rest))
-        room = max(TILE - 1 - len(decodes), MIN_CHUNK if len(decodes) >= TILE else 0)
-        return decodes, self._pieces(rest, room, len(decodes))
-
-    def _pieces(self, prompts: list[Choice], room: int, decoding: int) -> list[tuple[Choice, array[int]]]:
-        """Pieces of prompts in equal shares, what the short ones do not need going to the long."""
-        if not prompts or room <= 0:
-            return []
-        wanted = [
-            min(max(1, self._echo_rows // len(prompts)), choice.left()) if choice.echoes() else choice.left()
-            for choice in prompts
-        ]
-        room = self._affordable(min(room, sum(wanted)), decoding)
-        return self._cut(prompts, shares(wanted, room))
-
-    def _blocks(self, prompts: list[Choice], *, waiting: int) -> list[tuple[Choice, array[int]]]:
-        """Whole blocks of prompts, as many as one pass takes."""
-        spans = [(choice.have(), choice.blocks) for choice in prompts]
-        room = self._affordable(self._micro_batch, waiting)
-        sizes = block_shares(spans, room)
-        for place, size in enumerate(sizes):
-            sizes[place] = min(size, self.pool.cells.free - 1 - sum(sizes[:place]))
-        return self._cut(prompts, sizes)
-
-    def _affordable(self, tokens: int, waiting: int) -> int:
-        """How many of these tokens the time for a step and the cache allow."""
-        if self._rate:
-            seconds = SHARED_STEP if waiting else ALONE_STEP
-            tokens = min(tokens, max(MIN_CHUNK, int(self._rate * seconds)))
-        self.pool.reserve(tokens + waiting + 1)
-        return max(1, min(tokens, self.pool.cells.free - waiting - 1))
-
-    def _cut(self, prompts: list[Choice], sizes: list[int]) -> list[tuple[Choice, array[int]]]:
-        cut: list[tuple[Choice, array[int]]] = []
-        for choice, size in zip(prompts, sizes, strict=True):
-            have = choice.have()
-            if size > 0:
-                cut.append((choice, choice.plan[have : have + size]))
-        return cut
-
     def _place_chunks(self, chunks: Sequence[tuple[Choice, array[int]]]) -> int:
         """Put the pieces into the batch; how many rows of logits they give."""
         rows = 0
@@ -297,11 +243,6 @@ class Scheduler:
             self.context.batch.chunk(tokens, choice.position(have), resident.id, last=last, every=every)
             rows += len(tokens) if every else last
         return rows
-
-    def _measure(self, prompt: int, decodes: int, seconds: float) -> None:
-        if prompt >= MIN_CHUNK and seconds > 0:
-            rate = (prompt + decodes) / seconds
-            self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
 
     # --- logits ------------------------------------------------------------------------------------------
 
