@@ -13,20 +13,15 @@ from akashllm.market.console_http import ConsoleHttp
 from akashllm.market.console_journal import Journal
 from akashllm.market.console_key import ApiKey
 from akashllm.market.order import Order
-from akashllm.plan import DeployRequest
-from akashllm.planning import make_plan
-from akashllm.render import render_sdl
 from akashllm.state import Home, Store
-from akashllm.testing.market import MarketServer, Provider, Shape, World
+from akashllm.testing.market import MarketServer, Shape, World
+from tests.market.deploying import KEY, PROVIDERS, provider, tiny
 from tests.market.scripted import Ticking
 
-KEY = "ak-canary-0123456789abcdef"
-"""The deployment's key."""
+__all__ = ["KEY", "PROVIDERS", "provider"]
 
 CANARY = "ac.sk.test." + "c0ffee42" * 8
 """Console's key: it may turn up nowhere."""
-
-PROVIDERS = ("akash1cheap", "akash1middle", "akash1dear")
 
 
 @dataclass
@@ -99,11 +94,4 @@ def store(place: Place) -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def order() -> Order:
     """The bundled model, as Akash would run it."""
-    plan = make_plan(DeployRequest(model="tiny", engine="llamacpp", name="tiny-llamacpp"))
-    return Order(plan=plan, sdl=render_sdl(plan), secrets={"AKASHLLM_API_KEY": KEY}, timeout=30.0, attempts=3)
-
-
-def provider(name: str, **changes: object) -> Provider:
-    """One of the three, with its price in its name."""
-    price = {"akash1cheap": "4", "akash1middle": "6", "akash1dear": "9"}.get(name, "6")
-    return Provider(**{"address": name, "price": price, **changes})  # type: ignore[arg-type]
+    return tiny()

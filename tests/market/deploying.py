@@ -12,13 +12,35 @@ from akashllm.market.closing import close
 from akashllm.market.deploy import Deployer
 from akashllm.market.order import Order
 from akashllm.market.view import views
+from akashllm.plan import DeployRequest
+from akashllm.planning import make_plan
+from akashllm.render import render_sdl
 from akashllm.state import Store
+from akashllm.testing.market import Provider
 from tests.market.scripted import Ticking, Verdict, healthy
+
+KEY = "ak-canary-0123456789abcdef"
+"""The API key of what is deployed: it may turn up nowhere but where it was asked for."""
+
+PROVIDERS = ("akash1cheap", "akash1middle", "akash1dear")
+_PRICES = dict(zip(PROVIDERS, ("4", "6", "9"), strict=True))
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Records are flushed to the disk at each step, and a thousand deployments wait long for a real one."""
 
 ROUNDS = ("deploy", "deploy", "close", "deploy")
+
+
+def provider(name: str, **changes: Any) -> Provider:
+    """One of the three, with its price in its name."""
+    return Provider(**{"address": name, "price": _PRICES.get(name, "6"), **changes})
+
+
+def tiny(*, attempts: int = 3) -> Order:
+    """The bundled model, as Akash would run it."""
+    plan = make_plan(DeployRequest(model="tiny", engine="llamacpp", name="tiny-llamacpp"))
+    secrets = {"AKASHLLM_API_KEY": KEY}
+    return Order(plan=plan, sdl=render_sdl(plan), secrets=secrets, timeout=30.0, attempts=attempts)
 
 
 def deployer(store: Store, market: Market, **changes: Any) -> Deployer:

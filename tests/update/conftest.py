@@ -17,17 +17,15 @@ from akashllm.market.choose import Wish, choose
 from akashllm.market.order import Order
 from akashllm.market.probe import Health
 from akashllm.market.updating import Updater
-from akashllm.plan import DeployRequest
-from akashllm.planning import make_plan
-from akashllm.render import render_sdl
 from akashllm.state import Home, Store
 from akashllm.testing.market import MarketServer, PaperRunner, Provider, Shape, World
 from akashllm.testing.wallet import FakeCommand
 from tests.console import conftest as console
+from tests.market.deploying import KEY, tiny
 from tests.market.scripted import Ticking, Verdict
 from tests.wallet import conftest as wallet
 
-KEY = "ak-canary-0123456789abcdef"
+__all__ = ["KEY"]
 
 
 @dataclass
@@ -144,8 +142,7 @@ def store(scene: Scene) -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def order() -> Order:
     """The bundled model, as Akash would run it."""
-    plan = make_plan(DeployRequest(model="tiny", engine="llamacpp", name="tiny-llamacpp"))
-    return Order(plan=plan, sdl=render_sdl(plan), secrets={"AKASHLLM_API_KEY": KEY}, timeout=30.0, attempts=2)
+    return tiny(attempts=2)
 
 
 def provider(name: str, **changes: Any) -> Provider:

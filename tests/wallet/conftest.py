@@ -14,19 +14,15 @@ from akashllm.market.order import Order
 from akashllm.market.wallet import WalletMarket
 from akashllm.market.wallet_cli import Cli
 from akashllm.market.wallet_journal import Orders
-from akashllm.plan import DeployRequest
-from akashllm.planning import make_plan
-from akashllm.render import render_sdl
 from akashllm.state import Home, Store
-from akashllm.testing.market import Provider, World
+from akashllm.testing.market import World
 from akashllm.testing.wallet import FakeCommand
 from akashllm.testing.wallet.command import CHAIN, NODE
+from tests.market.deploying import KEY, PROVIDERS, provider, tiny
 from tests.market.scripted import Ticking
 
-KEY = "ak-canary-0123456789abcdef"
-"""The deployment's API key."""
+__all__ = ["KEY", "PROVIDERS", "provider"]
 
-PROVIDERS = ("akash1cheap", "akash1middle", "akash1dear")
 ENVIRON = {"AKASH_NODE": NODE, "AKASH_CHAIN_ID": CHAIN, "AKASH_KEYRING_BACKEND": "test"}
 
 
@@ -61,12 +57,6 @@ class Place:
 
 
 MakePlace = Callable[..., Place]
-
-
-def provider(name: str, **changes: Any) -> Provider:
-    """One of the three, with its price in its name."""
-    price = {"akash1cheap": "4", "akash1middle": "6", "akash1dear": "9"}.get(name, "6")
-    return Provider(**{"address": name, "price": price, **changes})
 
 
 @pytest.fixture
@@ -104,5 +94,4 @@ def store(place: Place) -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def order() -> Order:
     """The bundled model, as Akash would run it."""
-    plan = make_plan(DeployRequest(model="tiny", engine="llamacpp", name="tiny-llamacpp"))
-    return Order(plan=plan, sdl=render_sdl(plan), secrets={"AKASHLLM_API_KEY": KEY}, timeout=30.0, attempts=3)
+    return tiny()
