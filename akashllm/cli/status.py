@@ -35,7 +35,7 @@ def status(name: opt.Name, *, json: opt.Json = False) -> None:
         market = markets.get(row.market)
         seen = view(store, row, market)
         steps = list(store.events(row.id))[-_STEPS:]
-        ends = _ends(market, row)
+        ends = None if seen.state == "closed" else _ends(market, row)
         # The provider is asked last: it may be slow to answer, or not answer at all.
         out.lines(columns(_facts(row, seen, ends)))
         try:

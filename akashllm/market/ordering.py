@@ -32,7 +32,10 @@ def preflight(driver: Driver, work: Work) -> dict[str, Any]:
     screening = driver.market.screen(work.filled())
     if screening.known and not screening.offers:
         removed = ", ".join(f"{what} rules out {count}" for what, count in screening.removed)
-        raise NoBids(f"no provider could serve this{f': {removed}' if removed else ''}", hint="relax the plan")
+        raise NoBids(
+            f"no provider could serve this{f': {removed}' if removed else ''}",
+            hint="leave out what rules them out, such as --region or --gpu; --any-provider takes those nobody audited",
+        )
     return {}
 
 

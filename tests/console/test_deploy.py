@@ -320,6 +320,7 @@ def test_where_nothing_comes_of_it_the_reason_is_said_and_nothing_stays_open(
         deployer(store, market, choose=chosen).deploy(order)
 
     assert caught.value.hint
+    assert ("--any-provider" in caught.value.hint) is ("no provider could" in words or "audit" in words)
     assert place.world.open() == set()
     market.close_connections()
 

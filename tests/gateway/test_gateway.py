@@ -21,6 +21,7 @@ from akashllm.market.console_journal import Journal
 from akashllm.market.console_key import ApiKey
 from akashllm.market.gateway_tls import CHAIN_VARIABLE, on_chain, trust
 from akashllm.market.order import bid_to_record
+from akashllm.market.watching import IDLE
 from akashllm.state import Home, Store
 from akashllm.testing.certificates import Certificate, Signer, self_signed
 from akashllm.testing.market.world import OWNER
@@ -241,6 +242,7 @@ def test_status_says_what_runs_where_on_what_and_for_how_much(
     assert "gpu       2 x h100\n" in shown
     assert "price     $0.006 an hour, $4.38 a month\n" in shown
     assert "money     lasts 83.3 hours\n" in shown
+    assert "ends      `akashllm watch` closes it after 2 idle hours\n" in shown
     assert shown.count("event  ") == 5
     assert shown.endswith("Warning BackOff: again\n")
 
@@ -257,6 +259,12 @@ def test_status_says_what_runs_where_on_what_and_for_how_much(
     assert document["provider_events"] == []
     assert "publishes another" in document["provider_silent"]
 
+    place.market.world.advance(1000)
+    assert run(["status", "there", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["state"], document["reason"]) == ("closed", "the money in escrow was used up")
+    assert (document["replicas"], document["ends"]) == ([], None)
+
 
 def _recorded(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record knows the deployment as `there`, with the bid that was taken."""
@@ -270,5 +278,5 @@ def _recorded(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     bid = Bid(provider=PROVIDER, amount=Decimal(10), denom="uact", gpu="h100")
     with Store(Home.find()) as store:
         row = store.add("there", "console", plan, "done")
-        facts = {"bid": bid_to_record(bid)}
+        facts = {"bid": bid_to_record(bid), IDLE: 2.0}
         store.update(row.id, state="active", dseq=place.dseq, provider=PROVIDER, facts=facts)
