@@ -34,7 +34,7 @@ def preflight(driver: Driver, work: Work) -> dict[str, Any]:
         removed = ", ".join(f"{what} rules out {count}" for what, count in screening.removed)
         raise NoBids(
             f"no provider could serve this{f': {removed}' if removed else ''}",
-            hint="leave out what rules them out, such as --region or --gpu; --any-provider takes those nobody audited",
+            hint="leave out what rules them out, such as --region or --gpu; --any-provider takes the unaudited",
         )
     return {}
 
