@@ -66,7 +66,9 @@ def make_runtime(settings: Settings, engine: Engine, *, store: Store | None = No
     libraries: list[Library] = []
     deployed = builder.offer(settings.served_name, Files(weights=settings.model_file))
     deployed = dataclasses.replace(
-        deployed, measure=lambda: builder.measure(Files(weights=model_path(settings, engine) or Path()))
+        deployed,
+        measure=lambda: builder.measure(Files(weights=model_path(settings, engine) or Path())),
+        place=lambda: model_path(settings, engine),
     )
     crowd: Admission | None = None
     always: tuple[str, ...] = ()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from akashllm.digests import Sha256
 from akashllm.errors import (
     BadModelFile,
     DigestMismatch,
@@ -15,16 +20,23 @@ from akashllm.errors import (
     RegistryFailed,
     UnknownModel,
 )
+from akashllm.models import TINY
+from akashllm.names import ModelName
 from akashllm.server.domain import ModelInfo
 from akashllm.server.engine import Engine, State
 from akashllm.server.engines.fetched import FetchedEngine
 from akashllm.server.health import Health
 from akashllm.server.metrics import Metrics
+from akashllm.server.models.store import ModelStore
 from akashllm.server.models.weights import Told
 from akashllm.server.resident import Resident
 from akashllm.server.settings import Settings
 from akashllm.testing.engine import ScriptedEngine
+from akashllm.testing.files import running_files
+from tests.ollama.conftest import serving
 from tests.service.support import until
+from tests.store.build import model
+from tests.store.conftest import Shelf
 
 GIB = 1 << 30
 
@@ -364,3 +376,42 @@ async def test_unloading_does_not_wait_for_a_download(tmp_path: Path) -> None:
     await resident.ready()
     assert inner.loads == 1
     await resident.close()
+
+
+def deployed(tmp_path: Path, weights: Path, **said: Any) -> AbstractContextManager[httpx.Client]:
+    """A client of a service with a store, whose deployed model was fetched to `weights`."""
+    coming = Coming(weights, there=True)
+    coming.go.set()
+
+    @contextmanager
+    def opened() -> Iterator[httpx.Client]:
+        made = Settings(models=str(tmp_path / "models"), manage_unauthenticated=True, log_level="error", **said)
+        with serving(engine(coming)[0], made) as url, httpx.Client(base_url=url, timeout=60) as client:
+            yield client
+
+    return opened()
+
+
+def test_a_model_that_was_fetched_can_be_the_base_of_others(tmp_path: Path) -> None:
+    """Its file is where the weights came to, and not where its name would be as a path."""
+    with deployed(tmp_path, TINY, model="hf.co/o/m", model_name="m") as client:
+        made = client.post("/api/copy", json={"source": "m", "destination": "mine"})
+        assert (made.status_code, made.text) == (200, "")
+        shown = client.post("/api/show", json={"model": "mine"}).json()
+    assert shown["details"]["family"] == "llama"
+
+
+def test_a_deployed_model_of_the_store_stays_in_it(tmp_path: Path) -> None:
+    """Its name cannot be deleted; when it is pulled anew, what runs keeps its file until the next start."""
+    root = tmp_path / "models"
+    running = root / "blobs" / Sha256.parse(model(root, "m").layers[0].digest).filename
+    with running_files() as server:
+        Shelf(server).offer(model=b"GGUF, but newer")
+        mirrors: Any = (("registry.ollama.ai", server.url),)
+        with deployed(tmp_path, running, model="m", registry_mirrors=mirrors) as client:
+            refused = client.request("DELETE", "/api/delete", json={"model": "m"})
+            assert (refused.status_code, "it stays" in refused.json()["error"]) == (403, True)
+            pulled = client.post("/api/pull", json={"model": "m", "stream": False})
+            assert pulled.json() == {"status": "success"}
+            assert running.is_file()
+    assert ModelStore(root).get(ModelName("m")).weights != running

@@ -395,7 +395,8 @@ def test_a_pull_is_among_the_downloads(root: Path) -> None:
         key = {"Authorization": f"Bearer {ADMIN}"}
         with serving(ScriptedEngine(), settings) as url, httpx.Client(base_url=url, timeout=60) as client:
             with client.stream("POST", "/api/pull", headers=key, json={"model": "m"}) as response:
-                for line in response.iter_lines():
+                told = response.iter_lines()  # httpx closes the connection once nobody holds this
+                for line in told:
                     if json.loads(line).get("completed", 0) >= 2 << 20:
                         break
                 state = client.get("/", headers={**asked, **key}).json()

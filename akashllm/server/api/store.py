@@ -67,7 +67,11 @@ async def pull_model(request: Request, store: Store) -> Response:
     asked = management.transfer(await read_json(request, "ollama"), "PullRequest")
     if not asked.model:
         raise BadRequest("invalid model name", param="model")
-    steps = pulling(request, store, _parsed(asked.model), insecure=asked.insecure)
+    name = _parsed(asked.model)
+    steps = pulling(request, store, name, insecure=asked.insecure)
+    running = await _runs_from(request, store, name)
+    if running is not None:
+        steps = _keeping(store, running, steps)
     return await progress(request, steps, stream=asked.stream)
 
 
@@ -180,8 +184,29 @@ def making(request: Request, store: ModelStore, recipe: Recipe) -> AsyncGenerato
     )
 
 
+async def _runs_from(request: Request, store: ModelStore, name: ModelName) -> Sha256 | None:
+    """The file of the store that the service's own model of that name runs from; None if it is elsewhere."""
+    file = await served_file(request, name)
+    if file is None or file.parent != store.layout.blobs:
+        return None
+    try:
+        return Sha256.parse(file.name)
+    except BadName:
+        return None
+
+
+async def _keeping(store: ModelStore, digest: Sha256, steps: AsyncGenerator[Step]) -> AsyncGenerator[Step]:
+    """The steps of a pull that may replace what runs: its file stays, for it may have to be loaded again."""
+    with store.keeping([digest]):
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
+
+
 async def _delete(request: Request, store: ModelStore, name: ModelName, asked: str) -> None:
     runtime: Runtime = request.app.state.runtime
+    if await _runs_from(request, store, name) is not None:
+        raise Forbidden(f"model '{asked}' is what this service was started with: it stays")
     try:
         await asyncio.to_thread(store.delete, name)
     except ModelNotFound as error:
