@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ async def test_a_refusal_is_the_reason(tmp_path: Path, whose: str) -> None:
     assert engine.state == "failed"
     assert engine.stats().restarts == 0
     assert engine.fault == whose
+    await engine.close()
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="this very interpreter has vLLM")
+async def test_an_interpreter_without_vllm_is_said_to_be_one(tmp_path: Path) -> None:
+    """Where vLLM is not installed, the reason names the variable to set, and nothing is tried again."""
+    engine = VllmEngine(tmp_path, name="tiny:latest", path=str(ROOT))
+    with pytest.raises(EngineFailed, match="set AKASHLLM_CHILD_PYTHON to one that has it"):
+        await engine.load()
+    assert (engine.state, engine.stats().restarts) == ("failed", 0)
     await engine.close()
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ class Refusal(Exception):
 
 
 def prepare_environment() -> None:
-    """Set what is not set. To be called before vLLM is imported."""
+    """Set what is not set. To be called before vLLM is imported. Raises `Refusal` where there is none."""
+    if find_spec("vllm") is None:
+        raise Refusal("this interpreter has no vLLM: set AKASHLLM_CHILD_PYTHON to one that has it", fault=ORDER)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
