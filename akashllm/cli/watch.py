@@ -12,7 +12,7 @@ import typer
 from akashllm.cli import options as opt
 from akashllm.cli.operate import recorded
 from akashllm.cli.out import Interrupted, Out
-from akashllm.errors import NoSuchDeployment, UsageError
+from akashllm.errors import NoSuchDeployment, StateError, UsageError
 from akashllm.market.base import Market
 from akashllm.market.closing import close
 from akashllm.market.view import unrecorded
@@ -59,9 +59,15 @@ def watch(
     out = Out(json=json)
     given = opt.read_key(api_key_env, api_key_file)
     while True:
-        with recorded() as (store, markets):
-            seen = [look(one) for one in _wanted(store, markets, name, idle_hours, given)]
-        _tell(out, seen, quiet=not once)
+        try:
+            with recorded() as (store, markets):
+                seen = [look(one) for one in _wanted(store, markets, name, idle_hours, given)]
+            _tell(out, seen, quiet=not once)
+        except StateError as error:
+            # A record that another command is writing is no reason to watch no longer.
+            if once or isinstance(error, NoSuchDeployment):
+                raise
+            out.talk(f"warning: nothing was looked at: {error.message}")
         if once:
             return
         try:
@@ -95,7 +101,11 @@ def _wanted(
 
 def _recorded(store: Store, row: Deployment, market: Market, hours: float, key: str | None) -> Watched:
     path = store.home.directory(row.name, row.id) / "api-key"
-    known = read_private(path).strip() if path.exists() else None
+    try:
+        known = read_private(path).strip() if path.exists() else None
+    except StateError:
+        # Without its key it does not tell how idle it is, which is said; the others are looked at all the same.
+        known = None
     return Watched(
         name=row.name,
         dseq=str(row.dseq),

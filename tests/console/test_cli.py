@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from akashllm.market import console, console_http
+from akashllm.market import console, console_http, console_order
 from akashllm.models import TINY
 from akashllm.state import Home, Store
 from akashllm.testing.images import pretend_pushed
@@ -46,7 +46,8 @@ def home(tmp_path: Path, server: MarketServer, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AKASHLLM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AKASH_CONSOLE_API_URL", server.url)
     monkeypatch.setenv("AKASH_CONSOLE_API_KEY", CANARY)
-    monkeypatch.setattr(console, "_BETWEEN", 0.01)
+    for module in (console, console_order):
+        monkeypatch.setattr(module, "BETWEEN", 0.01)
     monkeypatch.setattr(console_http, "_BACKOFF", 0.01)
     pretend_pushed(Home.find())
     return Home.find()

@@ -11,11 +11,12 @@ from typing import cast
 import pytest
 
 from akashllm.cli.watch import _wanted
-from akashllm.errors import MarketError, MarketUnavailable
+from akashllm.errors import MarketError, MarketUnavailable, StateError
 from akashllm.market.base import Market, Standing
 from akashllm.market.probe import Health
 from akashllm.market.watching import IDLE, Watched, look
 from akashllm.state import Home, Store
+from akashllm.state.private import write_private
 from akashllm.testing.market import MarketServer
 from tests.cli.conftest import Said
 
@@ -91,6 +92,46 @@ def test_whatever_may_be_paid_for_is_watched(tmp_path: Path, state: str) -> None
 
         found = list(_wanted(store, {"console": cast("Market", Fixed(UP))}, None, None, None))
         assert [(one.dseq, one.hours) for one in found] == [("5", 2.0)]
+
+
+def test_one_key_that_cannot_be_read_leaves_the_others_watched(tmp_path: Path) -> None:
+    """Without its key a service does not tell, and says so; the next one is looked at."""
+    with Store(Home(tmp_path / "home")) as store:
+        for name in ("x", "y"):
+            row = store.add(name, "console", {}, "done")
+            store.update(row.id, dseq=name, state="active", facts={IDLE: 2.0})
+            write_private(store.home.directory(name, row.id) / "api-key", f"{name}-key\n")
+            if name == "x":
+                (store.home.directory(name, row.id) / "api-key").chmod(0o644)
+
+        found = _wanted(store, {"console": cast("Market", Fixed(UP))}, None, None, None)
+        assert [(one.name, one.key) for one in found] == [("x", None), ("y", "y-key")]
+
+
+def test_a_watch_outlives_a_record_that_is_busy(
+    here: Run,  # noqa: F811
+    home: Home,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A look that came to nothing is said, and followed by another; only with --once it is the outcome."""
+    database = home.prepare().database
+    with Store(home):
+        pass
+    database.chmod(0o644)
+    pauses = iter([lambda: database.chmod(0o600)])
+
+    def sleep(_seconds: float) -> None:
+        try:
+            next(pauses)()
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr("akashllm.cli.watch.time.sleep", sleep)
+    assert here("watch", "--once").code == StateError.exit_code
+    said = here("watch")
+
+    assert said.err.count("nothing was looked at") == 1
+    assert said.code == 130
 
 
 @pytest.mark.engine

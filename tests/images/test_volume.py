@@ -13,7 +13,7 @@ import pytest
 from akashllm.cli.app import run
 from akashllm.cli.before import with_image
 from akashllm.cli.out import Out
-from akashllm.market import console, console_http
+from akashllm.market import console, console_http, console_order
 from akashllm.plan import DeployRequest
 from akashllm.planning import make_plan
 from akashllm.render import render_sdl
@@ -42,7 +42,8 @@ def order(
             monkeypatch.delenv(name)
     monkeypatch.setenv("AKASHLLM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AKASH_CONSOLE_API_KEY", KEY)
-    monkeypatch.setattr(console, "_BETWEEN", 0.01)
+    for module in (console, console_order):
+        monkeypatch.setattr(module, "BETWEEN", 0.01)
     monkeypatch.setattr(console_http, "_BACKOFF", 0.01)
     home = Home.find()
     pretend_pushed(home)
