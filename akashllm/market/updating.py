@@ -189,8 +189,12 @@ class Updater(Deployer):
                 if ours:
                     self.progress.loading(health.percent, health.reason or health.state)
                     last = f"its model is {health.state}"
-                elif health.state != "unreachable":
-                    last = "what answers does not say that it is the new version"
+                else:
+                    silent = health.state == "unreachable"
+                    last = (
+                        "nobody answers" if silent else "what answers does not say that it is the new version"
+                    )
+                    self.progress.loading(None, last)
             if self.clock.monotonic() >= deadline:
                 raise _Broken(f"after {order.timeout:.0f} s {last}")
             self.clock.sleep(self.pause)

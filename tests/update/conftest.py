@@ -51,7 +51,7 @@ class Paper(PaperRunner):
         """`/health` of what answers there: STAND_IN in its environment makes it misbehave."""
         env = self.at(url)
         told = env.get("STAND_IN", "")
-        if not env:
+        if not env or told == "silent":
             return Health("unreachable")
         revision = "" if told == "mute" else env.get("AKASHLLM_REVISION", "")
         if told == "failed":

@@ -64,19 +64,21 @@ def test_in_place_the_new_version_runs_under_the_same_lease(scene: Scene, store:
         ("failed", "no memory"),
         ("slow", "its model is loading"),
         ("mute", "does not say that it is the new version"),
+        ("silent", "nobody answers"),
         ("broken", "broken promise"),
     ],
 )
 def test_a_version_that_will_not_do_makes_way_for_the_old_one(
     scene: Scene, store: Store, order: Order, how: str, words: str
 ) -> None:
-    """It fails, never loads, does not tell its revision, or breaks a promise: the old one runs again."""
+    """It fails, never loads, tells no revision, is silent or breaks a promise: the old one runs again."""
     row = deployed(scene, store, order)
     kind, notes = CheckFailed if how == "broken" else MarketError, Notes()
     with pytest.raises(kind, match=f"{words}.*runs the old version again"):
         scene.updater(store, progress=notes).in_place(row, with_env(order, f"STAND_IN={how}"))
 
     assert ("downloading m.gguf: 1.0 of 9.0 GiB 10.0" in notes.said) == (how == "slow")
+    assert ("nobody answers None" in notes.said) == (how == "silent")
     assert "STAND_IN" not in scene.runs(row.dseq)
     now = store.get(row.id)
     assert (now.state, now.plan, "updating" in now.facts) == ("active", row.plan, False)
