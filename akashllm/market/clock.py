@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -28,3 +29,10 @@ class RealClock:
     def sleep(self, seconds: float) -> None:
         """As `time.sleep`."""
         time.sleep(seconds)
+
+
+def wrong_clock(words: str) -> str:
+    """What to do where OpenSSL refuses a certificate for its dates; empty where it is for something else."""
+    if "expired" not in words and "not yet valid" not in words:
+        return ""
+    return f"this machine takes it to be {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: set its clock if that is wrong"

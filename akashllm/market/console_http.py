@@ -15,7 +15,7 @@ from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
 
 from akashllm.errors import KeyRefused, MarketError, MarketUnavailable, UsageError
-from akashllm.market.clock import Clock, RealClock
+from akashllm.market.clock import Clock, RealClock, wrong_clock
 from akashllm.market.console_errors import no_answer, nonsense, refusal, unavailable_page
 from akashllm.market.console_key import WHERE, ApiKey
 from akashllm.version import __version__
@@ -165,7 +165,8 @@ class ConsoleHttp:
         except requests.exceptions.SSLError as error:
             if "certificate" in str(error).lower():
                 raise MarketError(
-                    "Console's certificate is not valid", hint="check the network, or AKASH_CONSOLE_API_URL"
+                    "Console's certificate is not valid",
+                    hint=wrong_clock(str(error)) or "check the network, or AKASH_CONSOLE_API_URL",
                 ) from None
             # Any record of a connection may be broken, also the one after which Console has acted.
             raise no_answer("the encrypted connection broke", acted=None) from None

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from akashllm.errors import MarketUnavailable, ProviderFailed
+from akashllm.market.clock import wrong_clock
 
 CHAIN_URL = "https://api.akashnet.net"
 CHAIN_VARIABLE = "AKASHLLM_CHAIN_API"
@@ -160,9 +161,10 @@ def _certificates(rows: Any) -> Iterator[bytes]:
 
 
 def _imposter(host: str, provider: str, why: str) -> ProviderFailed:
+    next_step = wrong_clock(why) or "try again later, and choose another provider if it stays so"
     return ProviderFailed(
         f"{host} cannot prove that it is {provider}: its certificate is not valid, and {why}",
-        hint="nothing was sent; try again later, and choose another provider if it stays so",
+        hint=f"nothing was sent; {next_step}",
     )
 
 

@@ -117,16 +117,16 @@ def test_a_request_that_was_given_up_may_pass(http: ConsoleHttp, status: int) ->
     assert caught.value.acted is None
 
 
-@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize(("trusted", "days"), [(True, 365), (False, 365), (False, -1)])
 def test_only_a_certificate_that_is_not_valid_proves_that_nothing_was_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, days: int
 ) -> None:
-    """A record that breaks after the request was read leaves open what became of it."""
-    made = self_signed("console", address="127.0.0.1")
+    """A record that breaks after the request was read leaves open what became of it; dates mean the clock."""
+    made = self_signed("console", address="127.0.0.1", days=days)
     files = [tmp_path / "certificate.pem", tmp_path / "key.pem"]
     files[0].write_bytes(made.pem)
     files[1].write_bytes(made.key)
-    if trusted:
+    if trusted or days < 0:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(files[0]))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files[0], files[1])
@@ -155,6 +155,7 @@ def test_only_a_certificate_that_is_not_valid_proves_that_nothing_was_sent(
         assert caught.value.acted is None
     else:
         assert "certificate is not valid" in caught.value.message
+        assert ("set its clock" in caught.value.hint) is (days < 0)
         assert not isinstance(caught.value, MarketUnavailable)
 
 
