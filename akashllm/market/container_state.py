@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from akashllm.market.base import Standing
+from akashllm.market.lodger import HOPELESS
 
 GIVE_UP = 6
 """Starts after which a container that still dies is given up, as the supervisor of processes does."""
-
-_HOPELESS = frozenset({2, 78})
-"""Exit codes of a service that can never start as it is set up: usage, and EX_CONFIG of sysexits.h."""
 
 _LONGEST = 1 << 16
 
@@ -41,7 +39,7 @@ def standing_of(dseq: str, found: Mapping[str, Any] | None, url: str | None, pro
         case "running":
             return standing("running", why if restarts else "")
         case "restarting":
-            return standing("failed" if restarts >= GIVE_UP or code in _HOPELESS else "restarting", why)
+            return standing("failed" if restarts >= GIVE_UP or code in HOPELESS else "restarting", why)
         case "created":
             return standing("failed" if state.get("Error") else "starting", str(state.get("Error") or ""))
         case _:

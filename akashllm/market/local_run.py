@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import traceback
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from akashllm.errors import MarketError
 from akashllm.market.local_files import Lodging, RunRecord, RunSpec, RunState
+from akashllm.market.lodger import HOPELESS, is_free
 from akashllm.market.logfile import BoundedLog, read_tail
 from akashllm.market.processes import Process, adopt_orphans, descendants, end_with_parent, kill
 from akashllm.market.pump import Pump
@@ -31,8 +31,6 @@ HELD = 17
 
 _MAX_BACKOFF = 60.0
 _LINES, _LINE = 2, 300
-_HOPELESS = frozenset({2, 78})
-"""Exit statuses of a service that can never start as it is set up: usage, and EX_CONFIG of sysexits.h."""
 
 
 class Supervisor:
@@ -55,7 +53,7 @@ class Supervisor:
             if self.pump.told_to_stop():
                 break
             streak = 1 if seconds >= self.spec.steady else streak + 1
-            if status in _HOPELESS or streak >= self.spec.give_up:
+            if status in HOPELESS or streak >= self.spec.give_up:
                 self._write("failed", reason=self._why(reason))
                 return
             self.restarts += 1
@@ -65,7 +63,7 @@ class Supervisor:
 
     def _once(self) -> tuple[float, int | None, str]:
         """One run of the service: how long it took, its exit status, and why it ended."""
-        if not _free(self.spec.host, self.spec.port):
+        if not is_free(self.spec.port, self.spec.host):
             return 0.0, None, f"port {self.spec.port} is taken by another program"
         since = self.pump.clock()
         try:
@@ -116,18 +114,6 @@ def _exit_sentence(status: int) -> str:
     with suppress(ValueError):
         return f"the service was ended by {signal.Signals(-status).name}"
     return f"the service was ended by signal {-status}"
-
-
-def _free(host: str, port: int) -> bool:
-    """Whether the port can be bound now. SO_REUSEADDR: connections of the last run may linger."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def _reap() -> None:

@@ -15,6 +15,9 @@ from akashllm.market.base import Bid, Offer, Screening
 HOST = "127.0.0.1"
 """Where services of this machine listen."""
 
+HOPELESS = frozenset({2, 78})
+"""Exit statuses of a service that can never start as it is set up: usage, and EX_CONFIG of sysexits.h."""
+
 
 def only_service(manifest: str) -> Mapping[str, Any]:
     """The service of a manifest that has one. Raises `MarketError`."""
@@ -51,12 +54,12 @@ def port_for(wanted: int | None, before: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
-def is_free(port: int) -> bool:
-    """Whether the port can be bound now; connections of the last run may linger."""
-    with socket.socket() as probe:
+def is_free(port: int, host: str = HOST) -> bool:
+    """Whether the port can be bound now. SO_REUSEADDR: connections of the last run may linger."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return False
         return True
