@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from akashllm.models import TINY
+from tests.inherited import without_ours
 
 if TYPE_CHECKING:
     from tests.screen import Sit
@@ -91,13 +92,13 @@ def service_url(
     service_key: str, service_admin_key: str, model_registry: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """The address of the service as an image runs it: its own process, the bundled model, two keys, a store."""
-    environment = os.environ | {
-        "AKASHLLM_PORT": "0",
-        "AKASHLLM_API_KEY": service_key,
-        "AKASHLLM_ADMIN_KEY": service_admin_key,
-        "AKASHLLM_MODELS": str(tmp_path_factory.mktemp("models")),
-        "AKASHLLM_REGISTRY_MIRRORS": f"registry.ollama.ai={model_registry}",
-    }
+    environment = without_ours(
+        AKASHLLM_PORT="0",
+        AKASHLLM_API_KEY=service_key,
+        AKASHLLM_ADMIN_KEY=service_admin_key,
+        AKASHLLM_MODELS=str(tmp_path_factory.mktemp("models")),
+        AKASHLLM_REGISTRY_MIRRORS=f"registry.ollama.ai={model_registry}",
+    )
     command = [sys.executable, "-m", "akashllm.server"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from tests.audio.conftest import KEY
+from tests.inherited import without_ours
 
 pytestmark = pytest.mark.engine
 
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.engine
 @pytest.fixture(scope="module")
 def alone(whisper: Path) -> Iterator[httpx.Client]:
     """A client of the service in its own process."""
-    environment = os.environ | {
-        "AKASHLLM_PORT": "0",
-        "AKASHLLM_API_KEY": KEY,
-        "AKASHLLM_ENGINE": "whisper",
-        "AKASHLLM_MODEL": str(whisper),
-        "AKASHLLM_MODEL_NAME": "whisper:tiny",
-    }
+    environment = without_ours(
+        AKASHLLM_PORT="0",
+        AKASHLLM_API_KEY=KEY,
+        AKASHLLM_ENGINE="whisper",
+        AKASHLLM_MODEL=str(whisper),
+        AKASHLLM_MODEL_NAME="whisper:tiny",
+    )
     command = [sys.executable, "-m", "akashllm.server"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
