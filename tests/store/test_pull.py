@@ -507,7 +507,9 @@ async def test_a_disk_that_is_too_small_is_noticed_first(
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=MIB))
 
-    with pytest.raises(StoreFailed, match=r"has 0\.0 MiB left, and 2\.0 MiB are needed"):
+    with pytest.raises(
+        StoreFailed, match=r"has 0\.0 MiB left beside the 64\.0 MiB that stay free, and 2\.0 MiB are needed"
+    ):
         await pulled(store, shelf.registries())
 
     assert shelf.blobs() == []

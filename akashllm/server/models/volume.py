@@ -107,7 +107,8 @@ class Volume:
         free = self.free()
         if size > free:
             raise StoreFailed(
-                f"the disk of the model store has {gib(free)} left, and {gib(size)} are needed",
+                f"the disk of the model store has {gib(free)} left beside the {gib(MARGIN)} that stay free, "
+                f"and {gib(size)} are needed",
                 hint="delete models that are no longer needed, or use a larger volume",
                 code="disk_full",
             )
