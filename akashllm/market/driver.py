@@ -157,7 +157,8 @@ class Driver:
         provider = work.row.provider or work.row.facts["bid"]["provider"]
         self.progress.note(f"{provider} failed: {reason}; trying another provider")
         self.market.close(work.dseq)
-        facts = {**work.row.facts, "avoid": [*work.row.facts.get("avoid", ()), provider]}
+        avoid = [*work.row.facts.get("avoid", ()), provider]
+        facts = {**work.row.facts, "avoid": avoid, "failure": f"{provider}: {reason}"}
         self.manifest_path(work.row).unlink(missing_ok=True)
         return {"step": "create", "dseq": None, "provider": None, "url": None, "facts": facts}
 

@@ -73,7 +73,7 @@ def bids(driver: Driver, work: Work) -> dict[str, Any]:
         if not bids and first_failed is not None and now - first_failed >= max(driver.gather, POLL_REMOTE):
             driver.withdraw(work, "nobody has bid but providers that have failed")
             raise NoBids(
-                "nobody has bid but providers that have failed already",
+                f"nobody has bid but providers that have failed already ({work.row.facts.get('failure', '')})",
                 hint=f"deploy again later, or raise --max-price; {work.order.attempts} are tried at a time",
             )
         if not bids and now >= deadline:
