@@ -83,7 +83,8 @@ def test_others_do_not_wait_for_a_constraint(victim: Victim) -> None:
         ]
         assert victim.ask(temperature=0).json()["choices"][0]["message"]["content"] == "7 + 8 = 15"
         assert not all(attack.done() for attack in attacks)
-        assert {attack.result().status_code for attack in attacks} == {400}
+        # On a busy machine the last one has waited for so long that its status went out with a keep-alive byte.
+        assert {attack.result().json()["error"]["param"] for attack in attacks} == {"response_format"}
 
 
 def test_a_constraint_that_is_slow_to_follow_ends_or_is_given_up(victim: Victim) -> None:
