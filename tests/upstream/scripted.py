@@ -182,7 +182,7 @@ OLLAMA_HELLO = lines(
         "eval_duration": 30,
     },
 )
-SHOW = {
+SHOW: dict[str, Any] = {
     "details": {"format": "gguf", "family": "llama", "quantization_level": "Q4_K_M"},
     "model_info": {"general.architecture": "llama", "llama.context_length": 200, "general.parameter_count": 5},
     "capabilities": ["completion", "tools", "thinking", "insert"],

@@ -311,7 +311,6 @@ async def test_a_context_over_openai_is_the_conversation() -> None:
 REFUSED: list[tuple[str, Generation, str]] = [
     ("ollama", say(sampling=Sampling(logit_bias={1: 2.0})), "logit_bias"),
     ("ollama", say(ignore_eos=True), "ignore_eos"),
-    ("ollama", say(prompt=TokenPrompt(tokens=(1,))), "prompt"),
     ("ollama", say(constraint=Constraint(kind="gbnf", value="x")), "grammar"),
     ("ollama", say(prompt=TextPrompt(text="a"), prompt_logprobs=0), "echo"),
     ("somebody", say(ignore_eos=True), "ignore_eos"),

@@ -64,6 +64,11 @@ class Dialect(Protocol):
         """Whether one request can have several choices; otherwise each choice is a request."""
         ...
 
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether prompts and inputs may be token ids; otherwise they are spelled out before."""
+        ...
+
     def ask(self, request: Generation) -> Asked:
         """The upstream's request for ours. Raises `Unsupported` for what it cannot do."""
         ...
@@ -81,5 +86,5 @@ class Dialect(Protocol):
         ...
 
     def text(self, tokens: list[int]) -> tuple[str, dict[str, Any]]:
-        """Path and body of a request for the text of tokens."""
+        """Path and body of a request for the text of tokens. Only where tokens are taken."""
         ...

@@ -20,6 +20,8 @@ from akashllm.server.domain import (
     Generation,
     Message,
     ModelInfo,
+    TextPrompt,
+    TokenPrompt,
 )
 from akashllm.server.engines.upstream import fitting
 from akashllm.server.engines.upstream.dialect import Dialect, Known
@@ -32,6 +34,7 @@ from akashllm.server.engines.upstream.payload import entries, text
 from akashllm.server.engines.upstream.presence import INTERVAL, LOOK, PATIENCE, Presence
 from akashllm.server.engines.upstream.several import several
 from akashllm.server.engines.upstream.stopwatch import Stopwatch
+from akashllm.server.engines.upstream.vocabulary import Vocabulary
 
 log = logging.getLogger("akashllm.engine")
 
@@ -70,6 +73,7 @@ class UpstreamEngine(Presence):
         self._info = ModelInfo(name=name, format="", context=context, slots=slots)
         self._known: Known | None = None
         self._dialect: Dialect | None = None
+        self._spelling: Vocabulary | None = None
         self._stats = EngineStats(slots=slots)
 
     # --- the Engine protocol -------------------------------------------------------------------------------
@@ -114,6 +118,9 @@ class UpstreamEngine(Presence):
     async def generate(self, request: Generation) -> AsyncIterator[Event]:
         """The events of one request; closing the iterator closes the connection, which cancels it upstream."""
         dialect = await self._ready()
+        if isinstance(request.prompt, TokenPrompt) and not dialect.takes_tokens:
+            spelled = (await self._vocabulary("prompt")).prompt(request.prompt.tokens)
+            request = msgspec.structs.replace(request, prompt=TextPrompt(text=spelled))
         one_by_one = request.n > 1 and not dialect.choices
         source = several(request, self._answer) if one_by_one else self._answer(request)
         self._count(running=1)
@@ -135,6 +142,10 @@ class UpstreamEngine(Presence):
         """One vector an input. Dimensions are cut and lengths made 1 here, whatever the upstream can."""
         dialect = await self._ready()
         asked = request
+        if not dialect.takes_tokens and not all(isinstance(one, str) for one in request.inputs):
+            vocabulary = await self._vocabulary("input")
+            texts = tuple(one if isinstance(one, str) else vocabulary.content(one) for one in request.inputs)
+            asked = msgspec.structs.replace(request, inputs=texts)
         for _ in range(_ATTEMPTS):
             path, body = dialect.embedding(asked)
             try:
@@ -169,6 +180,8 @@ class UpstreamEngine(Presence):
     async def detokenize(self, tokens: list[int]) -> str:
         """Text of `tokens`, where the upstream has a route for that."""
         dialect = await self._ready()
+        if not dialect.takes_tokens:
+            return (await self._vocabulary("prompt")).text(tokens)
         path, body = dialect.text(tokens)
         size = self._info.vocab_size
         if any(token < 0 or (size and token >= size) for token in tokens):
@@ -182,6 +195,16 @@ class UpstreamEngine(Presence):
     def stats(self) -> EngineStats:
         """What passes through; what the upstream does besides is not known."""
         return msgspec.structs.replace(self._stats, restarts=self.losses)
+
+    async def _vocabulary(self, param: str) -> Vocabulary:
+        """The model's tokens, asked for at the first use: some megabytes."""
+        if self._spelling is None and self._known is not None:
+            shown = await self._link.ask("POST", "/api/show", {"model": self._known.model, "verbose": True})
+            header = shown.get("model_info") if isinstance(shown, dict) else None
+            self._spelling = Vocabulary(header if isinstance(header, dict) else {}, param)
+        if self._spelling is None:
+            raise EngineFailed("the upstream was never reached")
+        return self._spelling
 
     # --- one request ---------------------------------------------------------------------------------------
 
@@ -279,6 +302,7 @@ class UpstreamEngine(Presence):
     def _take(self, known: Known) -> None:
         self._dialect = OllamaDialect(known) if known.flavour == "ollama" else OpenAIDialect(known)
         self._known = known
+        self._spelling = None
         self._info = known.info
 
     async def _embeds(self) -> bool:

@@ -1,7 +1,7 @@
 """Ollama's own dialect, for Ollama and whatever speaks as it does.
 
 Sampler settings that Ollama does not know it ignores. What would change the answer's meaning is refused:
-token ids as prompt, `logit_bias`, grammars other than JSON's, `ignore_eos`, scored prompts.
+`logit_bias`, grammars other than JSON's, `ignore_eos`, scored prompts.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class OllamaDialect:
     choices = False
     """One answer a request."""
 
+    takes_tokens = False
+    """Ollama has no field for them."""
+
     def __init__(self, known: Known) -> None:
         self._known = known
 
@@ -73,9 +76,7 @@ class OllamaDialect:
                 if prompt.template:
                     body["template"] = prompt.template
             case _:
-                raise Unsupported(
-                    "Ollama takes no token ids: send the prompt as text", param="prompt", hint="send a string"
-                )
+                raise Unsupported("Ollama takes no token ids", param="prompt", hint="send a string")
         body |= self._common(request, must)
         reader = OllamaReader(request, Choice(request, 0, must=must))
         return Asked(path=path, body=body, reader=reader, events=False)
@@ -124,8 +125,6 @@ class OllamaDialect:
 
     def embedding(self, request: Embedding) -> tuple[str, dict[str, Any]]:
         """All inputs at once; they are texts."""
-        if not all(isinstance(text, str) for text in request.inputs):
-            raise Unsupported("Ollama embeds texts, not token ids", param="input", hint="send strings")
         body: dict[str, Any] = {
             "model": self._known.model,
             "input": list(request.inputs),
@@ -152,9 +151,7 @@ class OllamaDialect:
     def text(self, tokens: list[int]) -> tuple[str, dict[str, Any]]:
         """Ollama has no route for it."""
         del tokens
-        raise Unsupported(
-            "Ollama does not turn token ids into text", param="prompt", hint="send the text instead"
-        )
+        raise Unsupported("Ollama does not turn token ids into text")
 
 
 def _refuse(request: Generation) -> None:

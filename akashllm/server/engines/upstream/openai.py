@@ -27,6 +27,8 @@ class OpenAIDialect:
     def __init__(self, known: Known) -> None:
         self._known = known
 
+    takes_tokens = True
+
     @property
     def choices(self) -> bool:
         """This service and vLLM make several from one prompt; Ollama's /v1 ignores `n`, others limit it."""

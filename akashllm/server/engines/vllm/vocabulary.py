@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from akashllm.server.engines.prompts import check_ids
+from akashllm.server.engines.spelling import BYTES, spell
 
 _INFILL = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
@@ -71,9 +72,9 @@ class Vocabulary:
             pieces = self._tokenizer.convert_ids_to_tokens(list(range(min(self.size, len(self._tokenizer)))))
         ids = {number: text for text, number in self.special.items()}
         plain = [piece for number, piece in enumerate(pieces) if number not in ids and isinstance(piece, str)]
-        in_bytes = all(character in _BYTES for piece in plain for character in piece)
+        in_bytes = all(character in BYTES for piece in plain for character in piece)
         spelled = [
-            ids[number].encode() if number in ids else _spell(piece, in_bytes=in_bytes)
+            ids[number].encode() if number in ids else spell(piece, in_bytes=in_bytes)
             for number, piece in enumerate(pieces)
         ]
         return spelled + [b""] * (self.size - len(spelled))
@@ -102,27 +103,3 @@ class Vocabulary:
 
     def _known(self, token: int | None) -> int:
         return token if token is not None and 0 <= token < self.size else -1
-
-
-def _alphabet() -> dict[str, int]:
-    """The characters that stand for bytes in byte-level vocabularies (GPT-2's `bytes_to_unicode`)."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    table = {chr(byte): byte for byte in shown}
-    return table | {chr(0x100 + place): byte for place, byte in enumerate(hidden)}
-
-
-_BYTES = _alphabet()
-
-
-def _spell(piece: str | bytes | None, *, in_bytes: bool) -> bytes:
-    """The bytes of one entry of a vocabulary: byte-level, or SentencePiece's."""
-    if piece is None:
-        return b""
-    if isinstance(piece, bytes):
-        return piece
-    if in_bytes:
-        return bytes(_BYTES[character] for character in piece)
-    if len(piece) == len("<0x00>") and piece.startswith("<0x") and piece.endswith(">"):
-        return bytes.fromhex(piece[3:5])
-    return piece.replace("\u2581", " ").encode()
