@@ -114,7 +114,7 @@ class Gateway:
         self, lease: Lease, what: str, scope: str, query: Mapping[str, str]
     ) -> Iterator[Mapping[str, Any]]:
         with self._socket(lease, what, scope, query) as connection:
-            for frame in connection:
+            for frame in connection.messages(None if query.get("follow") == "true" else _SECONDS):
                 try:
                     data = json.loads(frame)
                 except (ValueError, RecursionError):
@@ -160,6 +160,8 @@ class Gateway:
             raise self._broken(
                 _refusal(error.response.status_code, bytes(error.response.body or b""))
             ) from None
+        except TimeoutError:
+            raise self._broken(f"it said nothing for {_SECONDS:g} seconds") from None
         except (WebSocketException, OSError) as error:
             raise self._broken(type(error).__name__) from None
 

@@ -7,6 +7,7 @@ thread of its own does both, and whoever calls waits for it.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,12 +30,20 @@ class WebSocket:
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Messages as they come, until the other side has closed the connection well."""
+        return self.messages()
+
+    def messages(self, silence: float | None = None) -> Iterator[str | bytes]:
+        """The same. Raises `TimeoutError` where none comes for `silence` seconds."""
         while True:
             try:
-                message: str | bytes = self._portal.call(self._connection.recv)
+                message = self._portal.call(self._receive, silence)
             except ConnectionClosedOK:
                 return
             yield message
+
+    async def _receive(self, silence: float | None) -> str | bytes:
+        async with asyncio.timeout(silence):
+            return await self._connection.recv()
 
     def send(self, message: str | bytes) -> None:
         """Returns when it has been handed to the system."""

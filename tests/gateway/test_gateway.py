@@ -24,6 +24,7 @@ from akashllm.market.order import bid_to_record
 from akashllm.market.watching import IDLE
 from akashllm.state import Home, Store
 from akashllm.testing.certificates import Certificate, Signer, self_signed
+from akashllm.testing.gateway import GatewayServer
 from akashllm.testing.market.world import OWNER
 
 from .conftest import PROVIDER, MakePlace, Place
@@ -154,6 +155,18 @@ def test_a_lease_that_is_gone_is_said_in_words(make_place: MakePlace, what: str)
 
     with pytest.raises(MarketError, match=r"does not know this lease|no lease for deployment"):
         list(place.client().logs(lease)) if what == "logs" else place.client().status(lease)
+
+
+def test_a_gateway_that_falls_silent_holds_nobody(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not followed ends, whether or not the other side says so: `status` asks for events too."""
+    place = make_place(events=[("Normal", "Pulling", "the image")])
+    monkeypatch.setattr(GatewayServer, "_kubeevents", lambda self, *_: self._ending.wait())
+    monkeypatch.setattr("akashllm.market.gateway._SECONDS", 2.0)
+
+    with pytest.raises(ProviderFailed, match="said nothing for 2 seconds"):
+        list(place.client().events(place.lease))
 
 
 def test_nothing_running_is_said_in_words(make_place: MakePlace) -> None:
