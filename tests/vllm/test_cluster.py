@@ -138,6 +138,12 @@ def test_a_worker_answers_nobody(ray: Path) -> None:
         worker.generate(Generation(id="a", model="big", prompt=TextPrompt(text="x")))
 
 
+def test_a_machine_that_does_not_know_its_own_name_is_its_only_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address is loopback, not a traceback."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "nobody-has-written-this-down.invalid")
+    assert cluster.own_address() == "127.0.0.1"
+
+
 def test_settings_make_a_worker_or_a_head(tmp_path: Path) -> None:
     """The same image is either, by one variable."""
     assert isinstance(build(Settings.from_env(ENVIRON), tmp_path), VllmEngine)

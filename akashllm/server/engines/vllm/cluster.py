@@ -46,7 +46,11 @@ def environment(key: str | None) -> dict[str, str]:
 
 def own_address() -> str:
     """The address other nodes reach this one at: the one its host name stands for, as in every pod."""
-    found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET, socket.SOCK_STREAM)
+    except socket.gaierror:
+        # A machine whose own name nobody has written down can still be the only node.
+        return "127.0.0.1"
     outside = [str(entry[4][0]) for entry in found if not str(entry[4][0]).startswith("127.")]
     return outside[0] if outside else "127.0.0.1"
 
