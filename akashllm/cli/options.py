@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,18 @@ def _dollars(text: str) -> float:
     except ValueError:
         raise UsageError(
             f"--max-price {text[:40]!r} is no price", hint="give US dollars an hour, such as 1.50"
+        ) from None
+
+
+def _count(text: str) -> int:
+    """What `--parameters` says: a number as it is, or as models are named, such as 7B."""
+    units = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+    digits, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    try:
+        return int(Decimal(digits) * unit)
+    except (ArithmeticError, ValueError):
+        raise UsageError(
+            f"--parameters {text[:40]!r} is no number", hint="give all of them, such as 8030261248 or 7B"
         ) from None
 
 
@@ -129,7 +142,8 @@ Parameters = Annotated[
     typer.Option(
         "--parameters",
         metavar="N",
-        help="Parameters of a model whose files cannot be read; with it go the next six.",
+        parser=_count,
+        help="Parameters of a model whose files cannot be read, such as 7B; with it go the next six.",
     ),
 ]
 Layers = Annotated[int | None, typer.Option("--layers", metavar="N", help="Its layers.")]

@@ -8,6 +8,16 @@ from typing import Annotated
 
 import typer
 
+from akashllm.errors import UsageError
+
+
+def _way(text: str) -> str:
+    """What `--bid` says: a way to choose, or a provider's address."""
+    if text not in {"best", "cheapest", "ask"} and not text.startswith("akash1"):
+        raise UsageError("--bid takes best, cheapest, ask, or a provider's address (akash1...)")
+    return text
+
+
 MarketOption = Annotated[
     str,
     typer.Option(
@@ -36,7 +46,10 @@ Timeout = Annotated[
 Bid = Annotated[
     str,
     typer.Option(
-        "--bid", metavar="HOW", help="Which bid to take: best, cheapest, ask, or a provider's address."
+        "--bid",
+        metavar="HOW",
+        parser=_way,
+        help="Which bid to take: best, cheapest, ask, or a provider's address.",
     ),
 ]
 Why = Annotated[bool, typer.Option("--why", help="Say how each bid came to its place.")]

@@ -43,6 +43,25 @@ def test_figures_by_option_need_no_network(here: Run, monkeypatch: pytest.Monkey
     assert sum(line["gib"] for line in known["memory"]) == pytest.approx(26.2, abs=0.5)
 
 
+@pytest.mark.parametrize("count", ["8030261248", "8.030261248B", "8030.261248m"])
+def test_parameters_are_counted_as_models_are_named(
+    here: Run, monkeypatch: pytest.MonkeyPatch, count: str
+) -> None:
+    """All of them, or millions and billions."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    known = here("plan", *UNKNOWN, *FIGURES[2:], "--parameters", count, "--context", "8192", "--json").document
+    usual = here("plan", *UNKNOWN, *FIGURES, "--context", "8192", "--json").document
+    assert known["memory"] == usual["memory"]
+
+
+@pytest.mark.parametrize("count", ["seven", "7Q", "", "B", "nan", "inf"])
+def test_parameters_that_are_no_number_are_refused(here: Run, count: str) -> None:
+    """One line, and how to say it."""
+    said = here("plan", *UNKNOWN, *FIGURES[2:], "--parameters", count, "--json")
+    assert (said.code, said.error["type"]) == (2, "UsageError")
+    assert "such as 8030261248 or 7B" in said.error["hint"]
+
+
 def test_templates_of_ones_own_come_first(here: Run, tmp_path: Path) -> None:
     """--templates stands before ours, file by file; what it does not have stays ours."""
     folder = tmp_path / "mine"

@@ -209,6 +209,14 @@ def test_a_demand_that_nobody_meets_is_named(
     assert server.world.open() == set()
 
 
+def test_a_way_to_choose_that_is_none_is_refused_before_anything_is_planned(here: Run) -> None:
+    """Also where nothing would be ordered."""
+    for command in (("deploy", "--market", "local"), ("update", "tiny-llamacpp")):
+        said = here(*command, "--dry-run", "--bid", "dearest", "--json")
+        assert (said.code, said.error["type"]) == (2, "UsageError")
+        assert "--bid takes" in said.error["message"]
+
+
 def test_a_list_without_its_market_says_so(
     here: Run, server: MarketServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
