@@ -122,7 +122,7 @@ def _check_speech(request: DeployRequest, model: Model) -> None:
     if request.engine == "llamacpp" and (request.concurrency or 1) > 1:
         raise UsageError(
             "faster-whisper, which transcribes in the llamacpp image, takes one recording at a time",
-            hint="leave --concurrency out, and use --engine vllm for many at once",
+            hint="take --concurrency 1, or use --engine vllm for many at once",
         )
     if request.nodes > 1:
         raise UsageError(f"{model.alias} fits one machine", hint="leave --nodes out; --replicas adds copies")
