@@ -9,23 +9,55 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from threading import Event, Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedOK
 
 if TYPE_CHECKING:
     from websockets.asyncio.connection import Connection
 
+T = TypeVar("T")
+
+
+class Loop:
+    """An event loop in a thread of its own. A context manager; what still runs at its end is cancelled."""
+
+    def __init__(self) -> None:
+        self._up = Event()
+        self._thread = Thread(target=lambda: asyncio.run(self._live()), name="websockets")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._up.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Have it run there; what comes of it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._over = asyncio.Event()
+        self._up.set()
+        await self._over.wait()
+
 
 class WebSocket:
     """A connection, for any thread: one may read while another writes. Raises what `websockets` raises."""
 
-    def __init__(self, portal: BlockingPortal, connection: Connection) -> None:
-        self._portal = portal
+    def __init__(self, loop: Loop, connection: Connection) -> None:
+        self._loop = loop
         self._connection = connection
 
     def __iter__(self) -> Iterator[str | bytes]:
@@ -36,7 +68,7 @@ class WebSocket:
         """The same. Raises `TimeoutError` where none comes for `silence` seconds."""
         while True:
             try:
-                message = self._portal.call(self._receive, silence)
+                message = self._loop.call(self._receive(silence))
             except ConnectionClosedOK:
                 return
             yield message
@@ -47,15 +79,18 @@ class WebSocket:
 
     def send(self, message: str | bytes) -> None:
         """Returns when it has been handed to the system."""
-        self._portal.call(self._connection.send, message)
+        self._loop.call(self._connection.send(message))
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye, and wait for the other side's."""
-        self._portal.call(self._connection.close, code, reason)
+        self._loop.call(self._connection.close(code, reason))
 
     def abort(self) -> None:
         """Break the connection at once, whatever either side still has to say."""
-        self._portal.call(self._connection.transport.abort)
+        self._loop.call(self._abort())
+
+    async def _abort(self) -> None:
+        self._connection.transport.abort()
 
     @property
     def close_code(self) -> int | None:
@@ -80,8 +115,10 @@ class _Direct(connect):
 @contextmanager
 def websocket(uri: str, **options: Any) -> Iterator[WebSocket]:
     """Connect; `options` are those of `websockets.asyncio.client.connect`. No redirect is followed."""
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(_Direct(uri, **options)) as connection,
-    ):
-        yield WebSocket(portal, connection)
+    with Loop() as loop:
+        connecting = _Direct(uri, **options)
+        connection = loop.call(connecting.__aenter__())
+        try:
+            yield WebSocket(loop, connection)
+        finally:
+            loop.call(connecting.__aexit__(None, None, None))

@@ -8,20 +8,19 @@ import json
 import ssl
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from anyio.from_thread import start_blocking_portal
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from akashllm.market.gateway_shell import RESULT
-from akashllm.market.websocket import WebSocket
+from akashllm.market.websocket import Loop, WebSocket
 from akashllm.testing.certificates import Certificate, Signer
 from akashllm.testing.gateway_shell import RemoteCommand
 from akashllm.testing.market.replies import lease_status
@@ -67,12 +66,12 @@ class GatewayServer:
     @property
     def host_uri(self) -> str:
         """As a provider registers it."""
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://127.0.0.1:{next(iter(self._server.sockets)).getsockname()[1]}"
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
-            self._portal = starting.enter_context(start_blocking_portal())
-            self._port = starting.enter_context(self._portal.wrap_async_context_manager(self._listening()))
+            self._loop = starting.enter_context(Loop())
+            self._server = self._loop.call(self._listen())
             self._running = starting.pop_all()
         return self
 
@@ -82,18 +81,21 @@ class GatewayServer:
         self._ending.set()
         for command in self.commands:
             command.kill()
+        self._loop.call(self._stop())
         self._running.close()
 
-    @asynccontextmanager
-    async def _listening(self) -> AsyncIterator[int]:
-        async with serve(
+    async def _listen(self) -> Server:
+        return await serve(
             self._serve, "127.0.0.1", 0, ssl=self._context, process_request=self._answer, compression=None
-        ) as server:
-            yield next(iter(server.sockets)).getsockname()[1]
+        )
+
+    async def _stop(self) -> None:
+        self._server.close()
+        await self._server.wait_closed()
 
     async def _serve(self, connection: ServerConnection) -> None:
         if connection.request is not None:
-            await asyncio.to_thread(self._talk, WebSocket(self._portal, connection), connection.request)
+            await asyncio.to_thread(self._talk, WebSocket(self._loop, connection), connection.request)
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """None lets a WebSocket through; anything else is the whole reply."""
